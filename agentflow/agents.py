@@ -1,0 +1,146 @@
+"""Roles and runners: what kinds of agent there are, and what does their work."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from agentflow.fields import (
+    AtLeastOne,
+    Command,
+    Count,
+    Duration,
+    Environ,
+    Name,
+    NotBuilt,
+    Number,
+    Pattern,
+    Text,
+)
+from agentflow.places import Source, read_yaml
+
+Priority = Literal["critical", "high", "medium", "low"]
+
+
+class Closed(BaseModel):
+    """A frozen model that refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CommandRunner(Closed):
+    """A command-line agent. Its words may hold {prompt_file} {workspace} {task} {python}."""
+
+    type: Literal["command"] = "command"
+    command: Command = Field(description="The agent: a list of words, or a string that is split")
+    env: Environ = Field(default_factory=dict, description="Its environment, besides the task's")
+    pass_env: tuple[Text, ...] = Field(default=(), description="Variables of the worker that it may see")
+    timeout: Duration | None = Field(default=None, description="Longest time of one call")
+
+
+class Prices(Closed):
+    """US dollars per million tokens."""
+
+    input: Number = 0.0
+    output: Number = 0.0
+
+
+class OpenAIRunner(Closed):
+    """A tool loop against an OpenAI-compatible endpoint."""
+
+    type: Literal["openai"] = "openai"
+    base_url: Text | None = Field(default=None, description="The endpoint (OPENAI_BASE_URL, else OpenAI's)")
+    api_key_env: Text = Field(default="OPENAI_API_KEY", description="The variable that holds the key")
+    model: Text | None = Field(default=None, description="The model (AGENTFLOW_MODEL; a role may say)")
+    max_turns: AtLeastOne = Field(default=50, description="Calls of one attempt")
+    max_output_tokens: AtLeastOne = Field(default=8192, description="Tokens of one answer")
+    max_total_tokens: AtLeastOne = Field(default=2_000_000, description="Tokens of one attempt")
+    temperature: Number | None = None
+    prices: Prices = Field(default_factory=Prices)
+    headers: dict[str, Text] = Field(default_factory=dict, description="Further headers of each request")
+
+
+class NoopRunner(Closed):
+    """Does nothing for some seconds: for benchmarks and tests of the machinery."""
+
+    type: Literal["noop"] = "noop"
+    seconds: Number = 0.0
+
+
+def _runner_kind(value: Any) -> str | None:
+    """Which runner a mapping describes; one with a `command` need not say its type."""
+    if isinstance(value, BaseModel):
+        return str(getattr(value, "type", None))
+    if not isinstance(value, dict):
+        return "command"
+    given = value.get("type")
+    return str(given) if given is not None else "command" if "command" in value else "openai"
+
+
+RunnerConfig = Annotated[
+    Annotated[CommandRunner, Tag("command")]
+    | Annotated[OpenAIRunner, Tag("openai")]
+    | Annotated[NoopRunner, Tag("noop")],
+    Discriminator(_runner_kind),
+]
+#: In a spec: the name of a configured runner, or a whole one.
+RunnerChoice = Annotated[
+    Annotated[Name, Tag("name")]
+    | Annotated[CommandRunner, Tag("command")]
+    | Annotated[OpenAIRunner, Tag("openai")]
+    | Annotated[NoopRunner, Tag("noop")],
+    Discriminator(lambda value: _runner_kind(value) if isinstance(value, (dict, BaseModel)) else "name"),
+]
+
+
+class RoleSettings(Closed):
+    """What a configuration file may say about a role; what it leaves out stays as it is."""
+
+    aliases: tuple[Name, ...] = Field(default=(), description="Other words for it, besides NAME-engineer")
+    instructions: str = Field(default="", description="Told to the agent before the task's prompt")
+    runner: Name | None = Field(default=None, description="A configured runner's name")
+    model: Text | None = None
+    temperature: Number | None = None
+    max_tokens: AtLeastOne | None = None
+    tools: tuple[Text, ...] | None = Field(default=None, description="The tools it may use (all)")
+    max_concurrent: Count = Field(default=0, description="Attempts of the role at once; 0: no limit")
+    priority: Priority | None = None
+    artifacts: tuple[Pattern, ...] = Field(default=(), description="For change tasks that declare none")
+    depends_on: NotBuilt = None
+    provides: NotBuilt = None
+
+
+class RoleConfig(RoleSettings):
+    """A role with its name."""
+
+    name: Name
+
+
+@functools.cache
+def builtin_roles() -> dict[str, RoleConfig]:
+    """The roles that need no configuration, from roles.yaml."""
+    source = Source("roles.yaml", "AF-CONFIG")
+    node, _ = read_yaml(files("agentflow").joinpath("roles.yaml").read_text("utf-8"), source)
+    return {name: RoleConfig(name=name, **settings) for name, settings in node.plain().items()}
+
+
+def default_runners() -> dict[str, CommandRunner | OpenAIRunner | NoopRunner]:
+    """The runners that need no configuration."""
+    return {"openai": OpenAIRunner(), "noop": NoopRunner()}
+
+
+def find_role(word: str, roles: Mapping[str, RoleSettings]) -> str | None:
+    """The role that a name, an alias, `NAME-engineer` or `NAME-developer` stands for, or None."""
+    name = re.sub(r"[\s_]+", "-", word.strip().lower())
+    for candidate in (name, name.removesuffix("-engineer"), name.removesuffix("-developer")):
+        if candidate in roles:
+            return candidate
+        for role, settings in roles.items():
+            if candidate in settings.aliases:
+                return role
+    return None

@@ -1,0 +1,1 @@
+"""The DAG as Celery canvas objects, sent by reference."""

@@ -1,0 +1,103 @@
+"""Runs chords member by member: the one contact with Celery's insides.
+
+The members of a chord start at different times here, so what `chord.run` does at once is done in
+pieces: the size is set when the run is submitted, each ended parent makes one arrival through the
+result backend's own counting (atomic, and it counts each arrival once however often it comes), and
+the last one sends the chord's body. The contract test `tests/integration/test_chord_contract.py`
+pins the two calls used here.
+
+A chord is a hint: whether its body may run is asked of the ledger at the claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from celery import states
+
+from agentflow.canvas.compile import INTEGRATE, Canvas, Join
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """What `on_chord_part_return` reads of a request: the edge, its chord, and the chord's body."""
+
+    id: str
+    group: str
+    group_index: int
+    chord: Any
+
+
+def arm(canvas: Canvas) -> None:
+    """Set the size of every chord of the run; must come before the first message is sent."""
+    backend = cast("Any", canvas.app.backend)
+    for join in canvas.joins.values():
+        backend.set_chord_size(join.id, len(join.parents))
+
+
+def arrive(canvas: Canvas, node: str) -> None:
+    """Count `node` as ended in each chord that it is a parent of; the last arrival sends the body."""
+    for join in canvas.joins_of(node):
+        arrive_at(canvas, join, node)
+
+
+def arrive_at(canvas: Canvas, join: Join, node: str) -> None:
+    """Count `node` as ended in one chord; harmless when it is counted already."""
+    index = join.parents.index(node)
+    request = _Arrival(f"{join.id}:{index}", join.id, index, canvas.body(join))
+    cast("Any", canvas.app.backend).on_chord_part_return(request, states.SUCCESS, None)
+
+
+def send(canvas: Canvas, nodes: Iterable[str]) -> None:
+    """Send the segments' tails that begin with these nodes."""
+    heads = list(nodes)
+    if heads:
+        canvas.tails(heads).apply_async()
+
+
+def start(canvas: Canvas) -> None:
+    """Arm every chord, then send the roots."""
+    arm(canvas)
+    send(canvas, canvas.roots() or [INTEGRATE])
+
+
+def proceed(
+    canvas: Canvas,
+    node: str,
+    *,
+    succeeded: bool,
+    ready: Iterable[str],
+    ended: Iterable[str],
+    woken: Iterable[str],
+) -> None:
+    """What follows the settlement of `node`.
+
+    Its linear successor travels in its Celery chain. A fork is sent as a group, every join gets one
+    arrival per ended node (skipped and cancelled ones too), and woken nodes are sent again.
+    """
+    if succeeded:
+        send(canvas, canvas.fork(node))
+    ended = [done for done in ended if done != INTEGRATE]
+    for done in ended:
+        arrive(canvas, done)
+    send(canvas, [*_integration(canvas, ready, ended), *woken])
+
+
+def _integration(canvas: Canvas, ready: Iterable[str], ended: Iterable[str]) -> list[str]:
+    """The integration, when its chord has fired too early for the ledger.
+
+    Its chord counts the last nodes of the DAG. A skip can end all of those while other work is still
+    running; the integration is ready only when that has ended too, and no arrival is left to say so.
+    """
+    return [INTEGRATE] if INTEGRATE in ready and not set(ended).intersection(canvas.plan.sinks) else []
+
+
+def follow_up(canvas: Canvas, *, ready: Iterable[str], ended: Iterable[str], woken: Iterable[str]) -> None:
+    """What follows a transition that no attempt settled (expiry, cancel, drain, back-off)."""
+    ended = [done for done in ended if done != INTEGRATE]
+    for done in ended:
+        arrive(canvas, done)
+    again = [n for n in ready if n != INTEGRATE] + _integration(canvas, ready, ended)
+    send(canvas, [*again, *woken])

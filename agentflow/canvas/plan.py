@@ -1,0 +1,229 @@
+"""The plan of a run: the spec with every default and role filled in, as it travels to the workers.
+
+A plan is plain JSON. It holds what a worker needs (role configuration included), so that a worker
+never reads a file of the submitter's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentflow import graph
+from agentflow.canvas.routing import priority_of
+from agentflow.config import Config
+from agentflow.errors import UsageError
+from agentflow.spec.artifacts import lock_path
+from agentflow.spec.models import Setup, Spec, Task
+
+Command = tuple[str, ...]
+DEFAULT_TIMEOUT_S = 1800.0
+PRIORITY_ORDER = {"critical": 0, "high": 1, "medium": 2, "low": 3}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SetupPlan(_Frozen):
+    """Commands that a workspace needs first, what keys their cache, and what is kept of them."""
+
+    commands: tuple[Command, ...]
+    key: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+
+class PlanNode(_Frozen):
+    """One node with everything decided. `needs` are the spec's edges, whole; `locks` lock paths."""
+
+    id: str
+    role: str
+    prompt: str = ""
+    instructions: str = ""
+    output: Literal["change", "report"] = "change"
+    needs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    declared: bool = False
+    locks: tuple[str, ...] = ()
+    acceptance: tuple[Command, ...] = ()
+    expect: Literal["green", "red_then_green", "none"] = "green"
+    priority: str = "medium"
+    message_priority: int = 5
+    rank: float = 1.0
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    retries: int = 2
+    retry_delay_s: float = 0.0
+    optional: bool = False
+    role_limit: int = 0
+    runner: Mapping[str, Any] = Field(default_factory=dict)
+    env: Mapping[str, str] = Field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> float:
+        """Which parked node wakes first: user priority, then the longest way to the end."""
+        return PRIORITY_ORDER[self.priority] * 1e6 - self.rank
+
+
+class Plan(_Frozen):
+    """All nodes of a feature in topological order, and what holds for the whole run."""
+
+    feature: str
+    goal: str = ""
+    base: str = ""
+    target: str = ""
+    nodes: tuple[PlanNode, ...]
+    setup: SetupPlan | None = None
+    validation: tuple[Command, ...] = ()
+    on_failure: Literal["continue", "stop"] = "continue"
+    max_concurrent: int = 0
+    strict_artifacts: bool = False
+    env: Mapping[str, str] = Field(default_factory=dict)
+    allow_run: bool = False
+    timeout_s: float = 0.0
+
+    @functools.cached_property
+    def by_id(self) -> dict[str, PlanNode]:
+        """Nodes by id."""
+        return {node.id: node for node in self.nodes}
+
+    @functools.cached_property
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """The spec's edges without those that follow from others (transitive reduction)."""
+        return {n: tuple(p) for n, p in graph.reduce({x.id: x.needs for x in self.nodes}).items()}
+
+    @functools.cached_property
+    def ancestors(self) -> dict[str, frozenset[str]]:
+        """All that comes before each node."""
+        return graph.ancestors(self.parents)
+
+    @functools.cached_property
+    def sinks(self) -> tuple[str, ...]:
+        """Nodes that nothing needs; the integration waits for them."""
+        needed = {p for parents in self.parents.values() for p in parents}
+        return tuple(node.id for node in self.nodes if node.id not in needed)
+
+
+def make_plan(
+    spec: Spec,
+    config: Config,
+    *,
+    only: Iterable[str] = (),
+    jobs: int | None = None,
+    timeout_s: float | None = None,
+    allow_run: bool = False,
+) -> Plan:
+    """Decide everything that the spec leaves open.
+
+    `only`: these nodes and all that they need. Raises `UsageError` for an id that is not there.
+    """
+    tasks = _selection(spec, list(only))
+    order = graph.topological({t.id: t.needs for t in tasks})
+    by_id = {t.id: t for t in tasks}
+    ranks = graph.upward_rank(graph.reduce({t.id: t.needs for t in tasks}), dict.fromkeys(by_id, 1.0))
+    longest = max(ranks.values(), default=1.0)
+    nodes = tuple(_node(by_id[i], spec, config, ranks[i], longest, allow_run=allow_run) for i in order)
+    return Plan(
+        feature=spec.feature,
+        goal=spec.goal or "",
+        target=spec.target or "",
+        nodes=nodes,
+        setup=_setup(spec.setup),
+        validation=tuple(spec.validation),
+        on_failure=spec.policy.on_failure,
+        max_concurrent=jobs or spec.policy.max_concurrent or config.slots,
+        strict_artifacts=spec.policy.strict_artifacts,
+        env=dict(spec.env),
+        allow_run=allow_run,
+        timeout_s=timeout_s or 0.0,
+    )
+
+
+def _selection(spec: Spec, only: list[str]) -> list[Task]:
+    tasks = {t.id: t for t in spec.tasks}
+    unknown = [i for i in only if i not in tasks]
+    if unknown:
+        raise UsageError(f"there is no task {unknown[0]!r}", fix="one of: " + ", ".join(tasks))
+    if not only:
+        return list(tasks.values())
+    kept: set[str] = set()
+    open_ids = list(only)
+    while open_ids:
+        task = tasks[open_ids.pop()]
+        if task.id not in kept:
+            kept.add(task.id)
+            open_ids.extend(task.needs)
+    return [t for t in tasks.values() if t.id in kept]
+
+
+def _node(task: Task, spec: Spec, config: Config, rank: float, longest: float, *, allow_run: bool) -> PlanNode:
+    role = config.roles[task.role]
+    priority = task.priority or role.priority or "medium"
+    declared = bool(task.artifacts)
+    is_change = task.output == "change"
+    artifacts = tuple(task.artifacts) or (tuple(role.artifacts) if is_change else ())
+    runner = _runner(task, spec, config, allow_run=allow_run)
+    return PlanNode(
+        id=task.id,
+        role=task.role,
+        prompt=task.prompt or "",
+        instructions=role.instructions or "",
+        output=task.output,
+        needs=tuple(task.needs),
+        inputs=tuple(task.inputs) or tuple(task.needs),
+        reads=tuple(task.reads),
+        artifacts=artifacts,
+        declared=declared,
+        locks=_locks(task.artifacts) if is_change else (),
+        acceptance=tuple(task.acceptance),
+        expect=task.expect,
+        priority=priority,
+        message_priority=priority_of(priority, rank, longest),
+        rank=rank,
+        timeout_s=task.timeout or spec.policy.timeout or DEFAULT_TIMEOUT_S,
+        retries=task.retries if task.retries is not None else spec.policy.retries,
+        retry_delay_s=task.retry_delay or 0.0,
+        optional=task.optional,
+        role_limit=role.max_concurrent,
+        runner=runner,
+        env={**spec.env, **task.env},
+        tags=tuple(task.tags),
+    )
+
+
+def _runner(task: Task, spec: Spec, config: Config, *, allow_run: bool) -> dict[str, Any]:
+    """The runner's whole configuration: of the task, else the spec, the role, the default."""
+    role = config.roles[task.role]
+    chosen = task.runner or spec.runner or role.runner or config.default_runner
+    if isinstance(chosen, str):
+        settings = config.runners[chosen].model_dump(mode="json")
+    else:
+        settings = dict(chosen) if isinstance(chosen, Mapping) else chosen.model_dump(mode="json")
+        settings.setdefault("type", "command" if "command" in settings else "openai")
+    for name in ("model", "temperature", "max_tokens", "tools"):
+        value = getattr(role, name, None)
+        if value is not None and settings["type"] == "openai":
+            settings[name] = list(value) if isinstance(value, tuple) else value
+    settings["allow_run"] = allow_run
+    return settings
+
+
+def _setup(setup: Setup | None) -> SetupPlan | None:
+    if setup is None:
+        return None
+    return SetupPlan(commands=tuple(setup.commands), key=tuple(setup.key), keep=tuple(setup.keep))
+
+
+def _locks(patterns: Iterable[str]) -> tuple[str, ...]:
+    """Lock paths without those that lie under another one of the same node."""
+    paths = sorted({lock_path(p) for p in patterns})
+    kept: list[str] = []
+    for path in paths:
+        if not any(k in ("", path) or path.startswith(k + "/") for k in kept):
+            kept.append(path)
+    return tuple(kept)

@@ -1,0 +1,1 @@
+"""The one door to a model: an OpenAI-compatible endpoint, streamed, metered, retried and stoppable."""

@@ -1,0 +1,1 @@
+"""The private Redis of a data directory and its one supervised worker."""

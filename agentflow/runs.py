@@ -1,0 +1,251 @@
+"""Runs, as their user sees them: submit, follow, cancel, resume, land.
+
+    submit    load and check the spec, plan it, publish the base, open the run, send the canvas
+    follow    the run's transitions until it closes
+    finish    publish what came out into the repository, and land it
+    resume    open again what did not succeed, or wake what nobody carries
+
+Only a submitter's repository lands, by compare-and-swap. Everything here goes through the ledger, so
+that each of these can be typed in another terminal, or after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentflow.app import get_app
+from agentflow.canvas import chords
+from agentflow.canvas.compile import Canvas, parse_plan
+from agentflow.canvas.opening import open_in_ledger
+from agentflow.canvas.plan import Plan, make_plan
+from agentflow.config import Config
+from agentflow.errors import ConflictError, UsageError
+from agentflow.results import RunResult, build_result
+from agentflow.spec.models import Spec
+from agentflow.states import CLOSED, RunState
+from agentflow.store import keys
+from agentflow.store.client import check, connect
+from agentflow.store.events import EventLog
+from agentflow.store.ledger import Ledger
+from agentflow.store.records import Event, RunRecord
+from agentflow.workspace import inspect, land as landing
+from agentflow.workspace.store import Store
+
+#: Milliseconds that `follow` waits for a transition before it looks at the run itself.
+FOLLOW_BLOCK_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """What the command line adds to a spec."""
+
+    only: tuple[str, ...] = ()
+    jobs: int | None = None
+    timeout_s: float | None = None
+    detach: bool = False
+    allow_run: bool = False
+    spec_text: str = ""
+
+
+def open_ledger(config: Config) -> Ledger:
+    """The ledger of this configuration; raises `InfraError` when its Redis cannot be used."""
+    url = config.client_url()
+    client = connect(url)
+    check(client, url)
+    return Ledger(client)
+
+
+def submit(spec: Spec, *, config: Config, repo: Path, options: SubmitOptions | None = None) -> str:
+    """Start a run and return its id. Nothing is sent before the whole run stands in the ledger."""
+    options = options or SubmitOptions()
+    plan = make_plan(
+        spec,
+        config,
+        only=options.only,
+        jobs=options.jobs,
+        timeout_s=options.timeout_s,
+        allow_run=options.allow_run,
+    )
+    target = plan.target or f"agentflow/{slug(spec.feature)}"
+    facts = inspect.check_repository(repo, spec.base or "HEAD", target)
+    run_id = new_run_id(spec.feature)
+    plan = plan.model_copy(update={"base": facts.base, "target": target})
+    store = Store.open(config.data_dir, facts.project, facts.objects)
+    landing.guard_base(facts.git_dir, run_id, facts.base)
+    store.keep(f"refs/agentflow/{run_id}/base", facts.base)
+    _keep_record(config, run_id, plan, options)
+    ledger = open_ledger(config)
+    open_in_ledger(
+        ledger,
+        run_id,
+        plan,
+        project=facts.project,
+        repo=str(facts.objects),
+        root=str(facts.root),
+        detached=options.detach,
+    )
+    chords.start(_canvas(ledger, plan, run_id))
+    return run_id
+
+
+def follow(run_id: str, *, config: Config, after: str = "0") -> Iterator[Event]:
+    """Every transition of the run, as it happens, until the run is closed or drained to a stop."""
+    ledger = open_ledger(config)
+    events = EventLog(ledger.client)
+    ledger.run(run_id)
+    while True:
+        batch = events.read(run_id, after=after, block_ms=FOLLOW_BLOCK_MS)
+        yield from batch
+        if batch:
+            after = batch[-1].id
+        elif _at_rest(ledger, run_id):
+            return
+        if any(e.kind == "run.finished" for e in batch) and ledger.is_closed(run_id):
+            yield from events.read(run_id, after=after)
+            return
+
+
+def _at_rest(ledger: Ledger, run_id: str) -> bool:
+    run = ledger.run(run_id)
+    return run.state in CLOSED or (run.state is RunState.DRAINING and run.running <= 0)
+
+
+def finish(run_id: str, *, config: Config, take: bool = True) -> RunResult:
+    """Publish what the run made as hidden refs of the repository and, when `take`, land it."""
+    ledger = open_ledger(config)
+    run = ledger.run(run_id)
+    if run.state in CLOSED and run.repo:
+        _publish(ledger, config, run)
+    if take and run.state is RunState.READY_TO_LAND:
+        return land(run_id, config=config)
+    return build_result(ledger, config, run_id)
+
+
+def land(run_id: str, *, config: Config) -> RunResult:
+    """Move the target branch to the run's result, all or nothing.
+
+    A target that moved meanwhile is not overwritten: `ConflictError`. Landing twice is harmless.
+    """
+    ledger = open_ledger(config)
+    run = ledger.run(run_id)
+    if run.state is RunState.LANDED:
+        return build_result(ledger, config, run_id)
+    if run.state is not RunState.READY_TO_LAND:
+        raise UsageError(
+            f"run {run_id} cannot land: it is {run.state}",
+            why=run.reason,
+            fix=f"`agentflow status {run_id}` says what is missing; `agentflow resume {run_id}` goes on",
+        )
+    if run.repo:
+        git_dir = _publish(ledger, config, run)
+        landed = landing.land(git_dir, commit=run.result, branch=run.target, base=run.base, run=run_id)
+        ledger.client.hset(keys.run(run_id), "branch", landed.branch)
+    ledger.close(run_id, RunState.LANDED, result=run.result)
+    return build_result(ledger, config, run_id)
+
+
+def _publish(ledger: Ledger, config: Config, run: RunRecord) -> Path:
+    """Bring the run's objects and refs into the user's repository; returns its git directory."""
+    git_dir = inspect.git_dir_of(Path(run.root))
+    refs = {f"nodes/{n.id}": n.commit for n in ledger.nodes(run.id).values() if n.commit}
+    if run.result:
+        refs["result" if run.state in (RunState.READY_TO_LAND, RunState.LANDED) else "merged"] = run.result
+    store = Store.open(config.data_dir, run.project, Path(run.repo))
+    landing.publish(store, git_dir, run.id, refs)
+    return git_dir
+
+
+def cancel(run_id: str, *, config: Config, reason: str = "cancelled by its user") -> RunState:
+    """Cancel durably: waiting nodes end now, running ones within a second or two."""
+    return _control(run_id, config, "cancel", reason)
+
+
+def drain(run_id: str, *, config: Config, reason: str = "drained by its user") -> RunState:
+    """Let running attempts finish and start no further ones; `resume` goes on."""
+    return _control(run_id, config, "drain", reason)
+
+
+def _control(run_id: str, config: Config, verb: str, reason: str) -> RunState:
+    ledger = open_ledger(config)
+    ledger.run(run_id)
+    state, answer = ledger.control(run_id, verb, reason)
+    chords.follow_up(
+        _canvas_of(ledger, run_id), ready=answer.ready, ended=answer.ended, woken=answer.woken
+    )
+    return RunState(state)
+
+
+def resume(run_id: str, *, config: Config) -> RunState:
+    """Go on with a run after anything: a drain, a failure, a cancel, or a crash of every process.
+
+    A finished run opens again what did not succeed; an unfinished one is woken, and what is ready is
+    sent again (a message that is still somewhere is refused at its claim).
+    """
+    ledger = open_ledger(config)
+    run = ledger.run(run_id)
+    if run.state in (RunState.READY_TO_LAND, RunState.LANDED):
+        return run.state
+    if run.state in CLOSED:
+        answer = ledger.reopen(run_id)
+        canvas = _canvas_of(ledger, run_id)
+        chords.arm(canvas)
+        _arrive_again(ledger, canvas)
+        chords.send(canvas, answer.ready if answer else ())
+        return RunState.OPEN
+    if run.state is RunState.CANCELLING:
+        return run.state
+    ledger.control(run_id, "continue", "resumed")
+    canvas = _canvas_of(ledger, run_id)
+    chords.send(canvas, list(ledger.ready(run_id)))
+    return RunState.OPEN
+
+
+def _arrive_again(ledger: Ledger, canvas: Canvas) -> None:
+    """In a new generation every chord counts from nought: what has succeeded arrives at once.
+
+    A join whose parents have all succeeded is left out: its body is sent because it is ready.
+    """
+    nodes = ledger.nodes(canvas.run_id)
+    done = {n.id for n in nodes.values() if n.state == "succeeded"}
+    for join in canvas.joins.values():
+        if not done.issuperset(join.parents):
+            for parent in done.intersection(join.parents):
+                chords.arrive_at(canvas, join, parent)
+
+
+def result(run_id: str, *, config: Config) -> RunResult:
+    """What the run came to, or has come to so far."""
+    return build_result(open_ledger(config), config, run_id)
+
+
+def _canvas_of(ledger: Ledger, run_id: str) -> Canvas:
+    return _canvas(ledger, parse_plan(json.dumps(ledger.plan(run_id))), run_id)
+
+
+def _canvas(ledger: Ledger, plan: Plan, run_id: str) -> Canvas:
+    return Canvas(plan, run_id, ledger.generation(run_id), get_app())
+
+
+def _keep_record(config: Config, run_id: str, plan: Plan, options: SubmitOptions) -> None:
+    """The run's own directory: spec and plan as submitted, later logs and transcripts."""
+    folder = config.data_dir / "runs" / run_id
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(plan.model_dump_json(indent=1), "utf-8")
+    if options.spec_text:
+        (folder / "spec.yaml").write_text(options.spec_text, "utf-8")
+
+
+def slug(text: str) -> str:
+    """A branch-safe name of at most 40 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "feature"
+
+
+def new_run_id(feature: str) -> str:
+    """The feature's slug and six random hexadecimal digits."""
+    return f"{slug(feature)[:24].strip('-')}-{secrets.token_hex(3)}"

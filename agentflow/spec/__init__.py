@@ -1,0 +1,1 @@
+"""The YAML and its errors."""

@@ -1,0 +1,142 @@
+"""The spec: what a feature asks for, as models that YAML, JSON and Python share.
+
+Models say what a field may hold; what must hold between fields is in `checks.py`, and both together
+are what `load_spec` and `check_spec` promise. Fields of later versions are here already: they are in
+the published schema, and giving one is refused with "not built yet".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from agentflow.agents import Priority, RunnerChoice
+from agentflow.fields import (
+    Artifact,
+    AtLeastOne,
+    Commands,
+    Count,
+    Delay,
+    Duration,
+    Environ,
+    Flag,
+    Name,
+    NotBuilt,
+    Pattern,
+    PlainPath,
+    Text,
+    not_built,
+)
+
+DEFAULT_RETRIES = 2
+
+
+def _refuse_value(later: str, schema: list[str]) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Refuse one value of a choice as not built yet; the published schema knows it already."""
+
+    def check(value: Any) -> Any:
+        if value == later:
+            raise not_built(f"{later!r}")
+        return value
+
+    return BeforeValidator(check), WithJsonSchema({"enum": [*schema, later]})
+
+
+_output = _refuse_value("effect", ["change", "report"])
+_on_failure = _refuse_value("rollback", ["continue", "stop"])
+Output = Annotated[Literal["change", "report"], *_output]
+OnFailure = Annotated[Literal["continue", "stop"], *_on_failure]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
+
+
+class Setup(_Model):
+    """What a workspace needs before anything runs; done once per machine and key."""
+
+    commands: Commands = Field(min_length=1, description="Commands, run in order at the top of a workspace")
+    key: tuple[PlainPath, ...] = Field(default=(), description="Files whose content keys the cache")
+    keep: tuple[PlainPath, ...] = Field(default=(), description="Directories to keep, read-only to attempts")
+
+
+class Policy(_Model):
+    """What holds for the whole run."""
+
+    on_failure: OnFailure = Field(
+        default="continue", description="continue: run all that can still run; stop: start nothing more"
+    )
+    max_concurrent: AtLeastOne | None = Field(default=None, description="Attempts at once in this run")
+    strict_artifacts: Flag = Field(default=False, description="Refuse change tasks without artifacts")
+    retries: Count = Field(default=DEFAULT_RETRIES, description="Further attempts, for tasks that do not say")
+    retry_delay: Delay | None = Field(default=None, description="Back-off base, for tasks that do not say")
+    timeout: Duration | None = Field(
+        default=None, description="Time of an attempt, for tasks that do not say"
+    )
+    constraints: dict[str, Any] = Field(
+        default_factory=dict, description="Limits of other systems' files, kept as they are"
+    )
+    goal: Text | None = Field(
+        default=None, description="What other systems' files optimise for, kept as it is"
+    )
+    exclusive: NotBuilt = Field(default=None, description="Take the run's artifacts for its whole length")
+
+
+class Task(_Model):
+    """One node of the feature's DAG."""
+
+    id: Name = Field(description="Unique in the spec")
+    role: Text = Field(description="What kind of agent: a role's name or alias")
+    title: Text | None = Field(default=None, description="A short name for people")
+    description: Text | None = Field(
+        default=None, description="More for people; the prompt when there is none"
+    )
+    prompt: Text | None = Field(default=None, description="What the agent is asked to do")
+    output: Output = Field(default="change", description="change: one commit; report: text and a verdict")
+    needs: tuple[Text, ...] = Field(default=(), description="Ids of tasks that must succeed first")
+    inputs: tuple[Text, ...] = Field(
+        default=(), description="Ids of tasks before this one whose hand-off goes into its prompt (needs)"
+    )
+    artifacts: tuple[Artifact, ...] = Field(
+        default=(), description="What it may write: a file, dir/** or dir/*.ext; locked while it runs"
+    )
+    reads: tuple[Pattern, ...] = Field(default=(), description="Files to look at, named in the prompt")
+    acceptance: Commands = Field(default=(), description="The task's own tests, run in a clean checkout")
+    expect: Literal["green", "red_then_green", "none"] = Field(
+        default="green",
+        description="green: passes, no test lost; red_then_green: red before; none: not judged",
+    )
+    priority: Priority | None = Field(default=None, description="Which goes first (the role's, else medium)")
+    timeout: Duration | None = Field(default=None, description="Time of one attempt: seconds, or 90s, 10m")
+    retries: Count | None = Field(default=None, description="Further attempts after a failure (2)")
+    retry_delay: Delay | None = Field(default=None, description="Back-off base before another attempt (0)")
+    optional: Flag = Field(default=False, description="Its failure does not fail what needs it")
+    tags: tuple[Text, ...] = Field(default=(), description="Words to find it by")
+    runner: RunnerChoice | None = Field(default=None, description="A configured runner's name, or one inline")
+    env: Environ = Field(default_factory=dict, description="Environment of its commands")
+    budget: NotBuilt = Field(default=None, description="Tokens and dollars that it may spend")
+    complexity: NotBuilt = Field(default=None, description="low, medium or high: how many run at once")
+    for_each: NotBuilt = Field(default=None, description="One chain of tasks for each item")
+
+
+class Spec(_Model):
+    """A feature and the tasks that make it."""
+
+    feature: Text = Field(max_length=200, description="What is built, in a few words; names the branch")
+    goal: Text | None = Field(default=None, description="More about it, told to every agent")
+    description: Text | None = Field(default=None, description="More for people")
+    base: Text = Field(default="HEAD", description="The commit to start from: a branch, tag or commit")
+    target: Text | None = Field(default=None, description="The branch to land on (agentflow/<feature>)")
+    setup: Setup | None = Field(default=None, description="What a workspace needs before anything runs")
+    policy: Policy = Field(default_factory=Policy, description="What holds for the whole run")
+    validation: Commands = Field(
+        default=(), alias="validate", description="The tests of the merged tree; all must pass before landing"
+    )
+    runner: RunnerChoice | None = Field(default=None, description="For tasks that do not say")
+    env: Environ = Field(default_factory=dict, description="Environment of all commands")
+    tasks: tuple[Task, ...] = Field(min_length=1, max_length=10_000, description="The nodes of the DAG")
+    budget: NotBuilt = Field(default=None, description="Tokens and dollars that the run may spend")
+    strategy: NotBuilt = Field(default=None, description="concurrent, pipeline or hybrid")
+    stages: NotBuilt = Field(default=None, description="Stages of a pipeline, in order")
+    hooks: NotBuilt = Field(default=None, description="Commands at checkpoint, merge, validate and land")

@@ -1,0 +1,276 @@
+"""The ledger: each transition of a run and its nodes, atomically and once.
+
+Only this module calls the scripts in `lua/`. From-states come from `agentflow.states`, so the
+transition table stands in one place. A fencing token (`fence`) names one claim; whoever holds an
+older one is told `superseded`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from agentflow.states import CLOSED, NodeState, RunState, sources
+from agentflow.store import keys, scripts
+from agentflow.store.reading import Reading
+from agentflow.store.records import INTEGRATE
+from agentflow.store.scripts import Answer
+
+#: Bytes of a hand-off or report that are kept.
+TEXT_CAP = 16 * 1024
+REASON_CAP = 2000
+_PARKABLE = ",".join(sources(NodeState.READY))
+_CLAIMABLE = ",".join(sources(NodeState.RUNNING))
+_ENDABLE = {
+    state: ",".join(s for s in sources(state) if s == NodeState.RUNNING)
+    for state in (NodeState.SUCCEEDED, NodeState.FAILED, NodeState.CANCELLED)
+}
+_UNFINISHED = ",".join((RunState.OPEN, RunState.DRAINING, RunState.CANCELLING))
+_REOPENABLE = ",".join((RunState.FAILED, RunState.CONFLICT, RunState.CANCELLED))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The answer to a claim. `granted` carries the token; otherwise `reason` says why not."""
+
+    verdict: str
+    reason: str
+    fence: int
+    attempt: int
+    edges: tuple[str, ...]
+    generation: int
+    answer: Answer
+
+    @property
+    def granted(self) -> bool:
+        """Whether the caller now holds the node."""
+        return self.verdict == "granted"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """What the ledger must know of a node to admit it. `order`: lower wakes first."""
+
+    id: str
+    role: str
+    parents: Sequence[str]
+    children: Sequence[str]
+    locks: Sequence[str] = ()
+    role_limit: int = 0
+    order: float = 0.0
+    optional: bool = False
+    output: str = "change"
+    tolerant: bool = False
+
+    def fields(self) -> dict[str, str | int | float]:
+        """The node's hash as it is when the run opens."""
+        return {
+            "role": self.role,
+            "state": NodeState.PENDING if self.parents else NodeState.READY,
+            "output": self.output,
+            "parents": json.dumps(list(self.parents)),
+            "children": json.dumps(list(self.children)),
+            "parents_left": len(self.parents),
+            "locks": json.dumps(list(self.locks)),
+            "role_limit": self.role_limit,
+            "order": self.order,
+            "optional": int(self.optional),
+            "tolerant": int(self.tolerant),
+            "fence": 0,
+            "attempt": 0,
+            "edges": "[]",
+        }
+
+
+class Ledger(Reading):
+    """Transitions of runs and nodes on one Redis. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client)
+
+    # -- a run ---------------------------------------------------------------------------------
+
+    def open_run(self, run: Mapping[str, str | int], nodes: Sequence[NodeSpec], plan: str) -> None:
+        """Write a whole run in one transaction; `run` holds `id` and the fields of `RunRecord`."""
+        run_id = str(run["id"])
+        now = self.now_ms()
+        pipe = self.client.pipeline(transaction=True)
+        pipe.hset(
+            keys.run(run_id),
+            mapping={
+                **run,
+                "state": RunState.OPEN.value,
+                "opened_ms": now,
+                "generation": 1,
+                "seq": 0,
+                "in_flight": 0,
+                "nodes_total": len(nodes) - 1,
+                "nodes_left": len(nodes),
+                "order": json.dumps([n.id for n in nodes]),
+            },
+        )
+        pipe.set(keys.part(run_id, "plan"), plan)
+        for node in nodes:
+            pipe.hset(keys.node(run_id, node.id), mapping=cast("Any", node.fields()))
+        pipe.sadd(keys.part(run_id, "open"), *(n.id for n in nodes))
+        ready = {n.id: now for n in nodes if not n.parents}
+        pipe.zadd(keys.part(run_id, "ready"), cast("Any", ready))
+        pipe.zadd(keys.RUNS, {run_id: now})
+        pipe.sadd(keys.OPEN, run_id)
+        pipe.sadd(keys.ROLES, *{n.role for n in nodes if n.id != INTEGRATE} or {"implementer"})
+        event = {"kind": "run.opened", "at": now, "state": "open", "reason": str(run.get("feature", ""))}
+        pipe.xadd(keys.part(run_id, "events"), cast("Any", event))
+        pipe.xadd(keys.EVENTS, cast("Any", {**event, "run": run_id}), maxlen=10_000, approximate=True)
+        pipe.execute()
+
+    def control(self, run_id: str, verb: str, word: str = "") -> tuple[str, Answer]:
+        """`drain`, `cancel`, `continue` or `limit`; the run's state afterwards ('' = no such run)."""
+        answer = scripts.transition(self.client, "control", run_id, verb, word)
+        return answer.head[0], answer
+
+    def note(self, run_id: str, kind: str, reason: str) -> None:
+        """Put an event on the run's stream that is no transition of a node."""
+        event: Any = {"kind": kind, "at": self.now_ms(), "reason": reason[:600]}
+        self.client.xadd(keys.part(run_id, "events"), event)
+
+    def close(self, run_id: str, state: RunState, *, result: str = "", reason: str = "") -> bool:
+        """Close a run, or mark a finished one as landed; False when it was closed already."""
+        allowed = RunState.READY_TO_LAND.value if state is RunState.LANDED else _UNFINISHED
+        head = scripts.call(
+            self.client, "close", run_id, state.value, allowed, result, reason[:REASON_CAP], keys.CLOSED_TTL_S
+        )
+        return bool(head[0] == "closed")
+
+    def reopen(self, run_id: str, *, landing: bool = False) -> Answer | None:
+        """Open a closed run again; None when it is not one that can be reopened.
+
+        `landing`: also a run that is ready to land (its target moved: integrate again).
+        """
+        allowed = _REOPENABLE + ("," + RunState.READY_TO_LAND if landing else "")
+        answer = scripts.transition(self.client, "reopen", run_id, allowed)
+        return answer if answer.head[0] == "reopened" else None
+
+    def is_closed(self, run_id: str) -> bool:
+        """Whether the run has come to an end."""
+        return self.run(run_id).state in CLOSED
+
+    # -- an attempt ----------------------------------------------------------------------------
+
+    def claim(self, run_id: str, node: str, *, worker: str, ttl_ms: int) -> Claim:
+        """Ask for a node; admission is checked in the same step."""
+        answer = scripts.transition(self.client, "claim", run_id, node, worker, ttl_ms, _CLAIMABLE)
+        verdict, a, b, c, d = answer.head
+        if verdict != "granted":
+            return Claim(verdict, a, 0, 0, (), 0, answer)
+        return Claim(verdict, "", int(a), int(b), tuple(c.split("\n")) if c else (), int(d), answer)
+
+    def renew(self, held: Iterable[tuple[str, str, int]], *, ttl_ms: int) -> dict[tuple[str, str, int], str]:
+        """Extend the leases of all of a worker's attempts; those that must end, and why."""
+        args: list[str | int] = []
+        for run_id, node, fence in held:
+            args += [run_id, node, fence]
+        if not args:
+            return {}
+        raw = scripts.call(self.client, "renew", "", ttl_ms, *args)
+        lost: dict[tuple[str, str, int], str] = {}
+        for member, why in zip(raw[::2], raw[1::2], strict=True):
+            run_id, node, fence_text = str(member).rsplit("|", 2)
+            lost[run_id, node, int(fence_text)] = str(why)
+        return lost
+
+    def settle(
+        self,
+        run_id: str,
+        node: str,
+        fence: int,
+        state: NodeState,
+        *,
+        reason: str = "",
+        commit: str = "",
+        paths: Sequence[str] = (),
+        seq: str = "",
+        facts: Mapping[str, str | int | float] | None = None,
+        text: str = "",
+    ) -> Answer:
+        """Record the end of an attempt.
+
+        The head is `settled`, `superseded` (the token is old), or for an optimistic node (`seq` given)
+        `moved` (others settled since: merge again) or `locked` (a path is held: wait).
+        """
+        return scripts.transition(
+            self.client,
+            "settle",
+            run_id,
+            node,
+            fence,
+            state.value,
+            _ENDABLE[state],
+            reason[:REASON_CAP],
+            commit,
+            "\n".join(paths),
+            seq,
+            json.dumps(dict(facts or {})),
+            text[:TEXT_CAP],
+        )
+
+    def requeue(
+        self,
+        run_id: str,
+        node: str,
+        fence: int,
+        *,
+        reason: str,
+        counter: str = "",
+        delay_ms: int = 0,
+        park: bool = False,
+        facts: Mapping[str, str | int | float] | None = None,
+        edges: Sequence[str] = (),
+    ) -> Answer:
+        """End an attempt whose node comes back: now, after `delay_ms`, or when woken (`park`)."""
+        return scripts.transition(
+            self.client,
+            "requeue",
+            run_id,
+            node,
+            fence,
+            NodeState.RUNNING.value,
+            counter,
+            -1 if park else delay_ms,
+            reason[:REASON_CAP],
+            json.dumps(dict(facts or {})),
+            "\n".join(edges),
+        )
+
+    def expire(self, run_id: str, node: str, fence: int, *, max_losses: int) -> Answer:
+        """End an attempt whose worker is gone: ready again, or failed when that happened too often."""
+        losses = int(self.client.hget(keys.node(run_id, node), "losses") or 0)
+        if losses + 1 >= max_losses:
+            reason = f"its worker died {losses + 1} times while it ran"
+            return self.settle(run_id, node, fence, NodeState.FAILED, reason=reason)
+        return self.requeue(run_id, node, fence, reason="its worker is gone", counter="losses")
+
+    def expire_worker(self, name: str, *, max_losses: int = 10) -> list[str]:
+        """End at once all attempts of a worker that is known to be dead (its parent has reaped it).
+
+        Returns `run/node` of each. The reconciler sends them again.
+        """
+        ended = []
+        for run_id, node, fence in self.leases():
+            if self.client.hget(keys.node(run_id, node), "worker") == name:
+                self.expire(run_id, node, fence, max_losses=max_losses)
+                ended.append(f"{run_id}/{node}")
+        return ended
+
+    def due(self) -> list[tuple[str, Answer]]:
+        """Make the delayed nodes ready whose time has come; one answer per node."""
+        members = cast("list[str]", self.client.zrangebyscore(keys.DELAYED, "-inf", self.now_ms()))
+        allowed = NodeState.DELAYED.value
+        out = []
+        for member in members:
+            run_id, node = member.split("|", 1)
+            out.append((run_id, scripts.transition(self.client, "due", run_id, node, allowed)))
+        return out

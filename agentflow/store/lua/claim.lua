@@ -1,0 +1,63 @@
+-- Claim a node: dependencies, locks, role and run concurrency, all or nothing.
+-- ARGV: 1 run, 2 node, 3 worker, 4 lease ttl (ms), 5 states that may be claimed
+-- returns: 'granted', fence, attempt, edges (lines), 'generation', then the answer; or
+--          'parked', reason, '', '', '', then the answer; or 'refused', why, '', '', '', then the answer
+local node, worker, ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local n = redis.call('HMGET', nkey(node), 'state', 'role', 'role_limit', 'locks', 'woken', 'tolerant')
+local state, role = n[1], n[2]
+if not state then return answer({'refused', 'unknown', '', '', ''}) end
+if not from(state, ARGV[5]) then return answer({'refused', state, '', '', ''}) end
+
+local run_state = redis.call('HGET', RUN, 'state')
+local tolerant = n[6] == '1'   -- the integration: it closes the run, so nothing holds it
+local mine = wants(node)
+local is_woken = n[5] == '1'
+local reason = ''
+if not tolerant then
+  if run_state ~= 'open' then
+    reason = 'the run is ' .. (run_state or 'gone')
+  else
+    local other, path = blocked(node, mine)
+    if other then
+      reason = 'lock: ' .. (path == '' and '**' or path) .. ' is held for ' .. other
+    elseif not is_woken then
+      reason = room(role, n[3])
+    end
+  end
+end
+if reason ~= '' then
+  if is_woken then enter(role, -1) end
+  park(node, reason)
+  if is_woken then wake() end
+  return answer({'parked', reason, '', '', ''})
+end
+
+-- The last settled writers of what it locks are parents too: a dynamic edge.
+local edges, seen = {}, {}
+local function edge(other)
+  if other ~= node and not seen[other] then
+    seen[other] = true
+    edges[#edges + 1] = other
+  end
+end
+for _, other in ipairs(cjson.decode(redis.call('HGET', nkey(node), 'edges') or '[]')) do edge(other) end
+if #mine > 0 then
+  local all = redis.call('HGETALL', part('writers'))
+  for i = 1, #all, 2 do
+    for _, path in ipairs(mine) do
+      if overlap(all[i], path) then edge(all[i + 1]) end
+    end
+  end
+end
+
+acquire(node, mine)
+if not is_woken then enter(role, 1) end
+redis.call('ZREM', part('ready'), node)
+redis.call('ZREM', part('lockwait'), node)
+local fence = redis.call('HINCRBY', nkey(node), 'fence', 1)
+local attempt = redis.call('HINCRBY', nkey(node), 'attempt', 1)
+redis.call('HSET', nkey(node), 'state', 'running', 'woken', 0, 'worker', worker, 'started_ms', NOW,
+  'lease_ms', NOW + ttl, 'reason', '', 'edges', #edges > 0 and cjson.encode(edges) or '[]')
+redis.call('ZADD', 'af:leases', NOW + ttl, ARGV[1] .. '|' .. node .. '|' .. fence)
+emit('node.started', node, 'running', attempt, worker)
+return answer({'granted', fence, attempt, table.concat(edges, '\n'), redis.call('HGET', RUN, 'generation') or 1})

@@ -1,0 +1,15 @@
+-- Close a run (by the holder of the integration's fence) or mark a finished one as landed.
+-- ARGV: 1 run, 2 state, 3 states that it may come from, 4 result commit, 5 reason, 6 ttl of its keys (s)
+-- returns: 'closed' | 'superseded', state
+local state = redis.call('HGET', RUN, 'state')
+if not from(state or '', ARGV[3]) then return {'superseded', state or 'unknown'} end
+redis.call('HSET', RUN, 'state', ARGV[2], 'result', ARGV[4], 'reason', ARGV[5], 'closed_ms', NOW)
+redis.call('SREM', 'af:open', ARGV[1])
+emit('run.finished', '', ARGV[2], 0, ARGV[5], ARGV[4])
+local ttl = tonumber(ARGV[6])
+redis.call('EXPIRE', RUN, ttl)
+for _, name in ipairs({'plan', 'open', 'ready', 'parked', 'lockwait', 'locks', 'writers', 'roles', 'settled', 'texts', 'events'}) do
+  redis.call('EXPIRE', part(name), ttl)
+end
+for _, node in ipairs(cjson.decode(redis.call('HGET', RUN, 'order'))) do redis.call('EXPIRE', nkey(node), ttl) end
+return {'closed', ARGV[2]}

@@ -1,0 +1,40 @@
+-- Open a closed run again: what did not succeed is pending (or ready) once more, as a new generation.
+-- ARGV: 1 run, 2 states of a run that may be reopened
+-- returns: 'reopened' | 'superseded', state; then the answer (ready: what to send)
+local state = redis.call('HGET', RUN, 'state')
+if not from(state or '', ARGV[2]) then return answer({'superseded', state or 'unknown'}) end
+local order = cjson.decode(redis.call('HGET', RUN, 'order'))
+redis.call('HSET', RUN, 'state', 'open', 'reason', '', 'result', '', 'closed_ms', 0, 'in_flight', 0)
+redis.call('HINCRBY', RUN, 'generation', 1)
+redis.call('SADD', 'af:open', ARGV[1])
+redis.call('PERSIST', RUN)
+for _, name in ipairs({'plan', 'open', 'ready', 'parked', 'lockwait', 'locks', 'writers', 'roles', 'settled', 'texts', 'events'}) do
+  redis.call('PERSIST', part(name))
+end
+local again, left = {}, 0
+for _, node in ipairs(order) do
+  redis.call('PERSIST', nkey(node))
+  if redis.call('HGET', nkey(node), 'state') ~= 'succeeded' or redis.call('HGET', nkey(node), 'tolerant') == '1' then
+    again[node] = true
+    left = left + 1
+  end
+end
+for _, node in ipairs(order) do
+  if again[node] then
+    local waits = 0
+    for _, parent in ipairs(cjson.decode(redis.call('HGET', nkey(node), 'parents'))) do
+      if again[parent] then waits = waits + 1 end
+    end
+    redis.call('HSET', nkey(node), 'state', 'pending', 'parents_left', waits, 'reason', '', 'woken', 0,
+      'failures', 0, 'losses', 0, 'conflicts', 0, 'ended_ms', 0, 'pending_commit', '')
+    redis.call('HINCRBY', nkey(node), 'fence', 1)
+    redis.call('SADD', part('open'), node)
+    if waits == 0 and (left == 1 or redis.call('HGET', nkey(node), 'tolerant') ~= '1') then
+      make_ready(node)
+      ready[#ready + 1] = node
+    end
+  end
+end
+redis.call('HSET', RUN, 'nodes_left', left)
+emit('run.reopened', '', 'open')
+return answer({'reopened', 'open'})

@@ -1,0 +1,50 @@
+-- End an attempt without settling the node: it comes back now, after a delay, or when woken.
+-- Used for a red attempt that has retries left, a conflict, an expired lease, a drained worker and
+-- an optimistic settlement that waits for a lock.
+-- ARGV: 1 run, 2 node, 3 fence, 4 states that it may come from, 5 counter ('failures', 'losses',
+--       'conflicts', '' for none), 6 delay (ms; -1: park), 7 reason, 8 facts (JSON object), 9 dynamic edges (lines)
+-- returns: 'requeued', state | 'superseded', state; then the answer
+local node, fence, counter, delay, reason = ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local n = redis.call('HMGET', nkey(node), 'state', 'fence', 'attempt', 'edges', 'tolerant')
+if n[2] ~= fence or not from(n[1] or '', ARGV[4]) then
+  return answer({'superseded', n[1] or 'unknown'})
+end
+leave(node, fence)
+-- The token moves on, so that whatever the old holder still does is refused.
+redis.call('HINCRBY', nkey(node), 'fence', 1)
+if counter ~= '' then redis.call('HINCRBY', nkey(node), counter, 1) end
+for field, value in pairs(cjson.decode(ARGV[8])) do redis.call('HSET', nkey(node), field, tostring(value)) end
+if ARGV[9] ~= '' then
+  local edges = cjson.decode(n[4] or '[]')
+  for other in string.gmatch(ARGV[9], '[^\n]+') do
+    local known = false
+    for _, have in ipairs(edges) do known = known or have == other end
+    if not known then edges[#edges + 1] = other end
+  end
+  redis.call('HSET', nkey(node), 'edges', cjson.encode(edges))
+end
+local run_state = redis.call('HGET', RUN, 'state')
+local state
+if run_state == 'cancelling' and n[5] ~= '1' then
+  state = 'cancelled'
+  finish(node, 'cancelled', 'the run was cancelled')
+elseif run_state ~= 'open' and n[5] ~= '1' then
+  state = 'parked'
+  park(node, 'the run is ' .. (run_state or 'gone'))
+elseif delay < 0 then
+  state = 'parked'
+  park(node, reason)
+elseif delay > 0 then
+  state = 'delayed'
+  redis.call('HSET', nkey(node), 'state', 'delayed', 'reason', reason)
+  redis.call('ZADD', 'af:delayed', NOW + delay, ARGV[1] .. '|' .. node)
+  emit('node.delayed', node, 'delayed', n[3], reason)
+else
+  state = 'ready'
+  make_ready(node)
+  redis.call('HSET', nkey(node), 'woken', 0)
+  ready[#ready + 1] = node
+  emit(counter == 'losses' and 'node.lost' or 'node.retry', node, 'ready', n[3], reason)
+end
+wake()
+return answer({'requeued', state})

@@ -1,0 +1,212 @@
+"""What can be asked of the ledger; nothing here changes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import redis
+
+from agentflow.errors import UsageError
+from agentflow.states import TERMINAL, NodeState, RunState
+from agentflow.store import keys
+from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord, WorkerRecord
+
+
+class RunNotFound(UsageError):
+    """The ledger has no run of that name."""
+
+    code = "AF-RUN-001"
+
+
+class Reading:
+    """Queries on one Redis."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def now_ms(self) -> int:
+        """Redis' clock, the one that shared facts are stamped with."""
+        seconds, micros = cast("tuple[int, int]", self.client.time())
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run; raises `RunNotFound`."""
+        raw = cast("dict[str, str]", self.client.hgetall(keys.run(run_id)))
+        if not raw:
+            raise RunNotFound(
+                f"there is no run {run_id!r}",
+                fix="`agentflow runs` lists the runs that are known here",
+            )
+        return _run(run_id, raw)
+
+    def runs(self) -> list[RunRecord]:
+        """All known runs, newest first (a run whose keys have expired is left out)."""
+        ids = cast("list[str]", self.client.zrevrange(keys.RUNS, 0, -1))
+        pipe = self.client.pipeline(transaction=False)
+        for run_id in ids:
+            pipe.hgetall(keys.run(run_id))
+        return [_run(i, raw) for i, raw in zip(ids, pipe.execute(), strict=True) if raw]
+
+    def open_runs(self) -> list[str]:
+        """Ids of the runs that are not closed."""
+        return sorted(cast("set[str]", self.client.smembers(keys.OPEN)))
+
+    def plan(self, run_id: str) -> dict[str, Any]:
+        """The run's plan as it was submitted."""
+        raw = cast("str | None", self.client.get(keys.part(run_id, "plan")))
+        if raw is None:
+            raise RunNotFound(f"the plan of run {run_id!r} is not in the ledger")
+        return cast("dict[str, Any]", json.loads(raw))
+
+    def generation(self, run_id: str) -> int:
+        """How often the run was opened; part of every chord's id."""
+        return int(cast("str | None", self.client.hget(keys.run(run_id), "generation")) or 1)
+
+    def nodes(self, run_id: str) -> dict[str, NodeRecord]:
+        """Every node of a run in the plan's order, the integration last."""
+        raw = cast("str | None", self.client.hget(keys.run(run_id), "order"))
+        if raw is None:
+            raise RunNotFound(f"there is no run {run_id!r}", fix="`agentflow runs` lists the runs")
+        return self.some_nodes(run_id, json.loads(raw))
+
+    def some_nodes(self, run_id: str, ids: list[str]) -> dict[str, NodeRecord]:
+        """The named nodes of a run, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for node in ids:
+            pipe.hgetall(keys.node(run_id, node))
+        return {n: _node(n, raw) for n, raw in zip(ids, pipe.execute(), strict=True) if raw}
+
+    def node(self, run_id: str, node: str) -> NodeRecord:
+        """One node; raises `RunNotFound`."""
+        raw = cast("dict[str, str]", self.client.hgetall(keys.node(run_id, node)))
+        if not raw:
+            self.run(run_id)
+            raise RunNotFound(
+                f"run {run_id} has no node {node!r}", fix=f"`agentflow status {run_id}` lists its nodes"
+            )
+        return _node(node, raw)
+
+    def fields(self, run_id: str, node: str, *names: str) -> tuple[str, ...]:
+        """Raw fields of a node, '' where absent."""
+        raw = cast("list[str | None]", self.client.hmget(keys.node(run_id, node), list(names)))
+        return tuple(value or "" for value in raw)
+
+    def texts(self, run_id: str) -> dict[str, str]:
+        """Hand-offs and reports by node."""
+        return cast("dict[str, str]", self.client.hgetall(keys.part(run_id, "texts")))
+
+    def sequence(self, run_id: str) -> str:
+        """How many pieces of work have settled; moves with each."""
+        return str(self.client.hget(keys.run(run_id), "seq") or "0")
+
+    def settled(self, run_id: str) -> list[str]:
+        """Nodes with settled work, in the order of settlement."""
+        return cast("list[str]", self.client.zrange(keys.part(run_id, "settled"), 0, -1))
+
+    def leases(self) -> dict[tuple[str, str, int], int]:
+        """Running attempts (run, node, fence) and the ends of their leases (ms)."""
+        raw = cast("list[tuple[str, float]]", self.client.zrange(keys.LEASES, 0, -1, withscores=True))
+        out = {}
+        for member, end in raw:
+            run_id, node, fence = member.split("|")
+            out[run_id, node, int(fence)] = int(end)
+        return out
+
+    def ready(self, run_id: str) -> dict[str, int]:
+        """Ready nodes and since when (ms)."""
+        raw = cast("list[tuple[str, float]]", self.client.zrange(keys.part(run_id, "ready"), 0, -1, withscores=True))
+        return {node: int(since) for node, since in raw}
+
+    def workers(self) -> list[WorkerRecord]:
+        """Registered workers, by name."""
+        names = sorted(cast("list[str]", list(self.client.scan_iter(keys.WORKERS + "*", count=1000))))
+        out = []
+        for key in names:
+            raw = cast("dict[str, str]", self.client.hgetall(key))
+            if raw:
+                out.append(_worker(key.removeprefix(keys.WORKERS), raw))
+        return out
+
+    def why(self, run_id: str, node_id: str) -> str:
+        """Why a node is where it is, derived from the ledger alone."""
+        node = self.node(run_id, node_id)
+        if node.state is NodeState.PENDING:
+            parents = self.some_nodes(run_id, list(node.parents))
+            waits = [f"{p.id} ({p.state})" for p in parents.values() if p.state not in TERMINAL]
+            return "waits for " + ", ".join(waits)
+        if node.state is NodeState.READY:
+            return "is ready; waits for a free slot of a worker that serves " + (
+                "the system queue" if node_id == INTEGRATE else f"role {node.role}"
+            )
+        if node.state is NodeState.RUNNING:
+            return f"is running: attempt {node.attempt} on {node.worker}"
+        if node.state is NodeState.DELAYED:
+            return f"waits for its back-off: {node.reason}"
+        if node.state is NodeState.SUCCEEDED:
+            return f"succeeded in attempt {node.attempt}" + (f" as {node.commit[:12]}" if node.commit else "")
+        return f"is {node.state}: {node.reason}" if node.reason else f"is {node.state}"
+
+
+def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:
+    return RunRecord(
+        id=run_id,
+        state=RunState(raw["state"]),
+        feature=raw.get("feature", ""),
+        project=raw.get("project", ""),
+        repo=raw.get("repo", ""),
+        root=raw.get("root", ""),
+        base=raw.get("base", ""),
+        branch=raw.get("branch", ""),
+        target=raw.get("target", ""),
+        detached=raw.get("detached") == "1",
+        result=raw.get("result", ""),
+        reason=raw.get("reason", ""),
+        running=_int(raw, "in_flight"),
+        **{
+            name: _int(raw, name)
+            for name in (
+                "opened_ms", "closed_ms", "generation", "seq", "nodes_total", "nodes_left",
+                "max_concurrent", "timeout_ms",
+            )
+        },
+    )
+
+
+def _node(node_id: str, raw: Mapping[str, str]) -> NodeRecord:
+    texts = ("role", "output", "reason", "base", "commit", "worker", "summary", "verdict", "feedback",
+             "conflict", "pending_commit", "pending_text")
+    numbers = (
+        "attempt", "failures", "losses", "conflicts", "fence", "ready_ms", "started_ms", "ended_ms",
+        "lease_ms", "busy_ms",
+    )
+    fields: dict[str, Any] = {name: raw.get(name, "") for name in texts}
+    fields |= {name: _int(raw, name) for name in numbers}
+    return NodeRecord(
+        id=node_id,
+        state=NodeState(raw["state"]),
+        parents=tuple(json.loads(raw.get("parents", "[]"))),
+        edges=tuple(json.loads(raw.get("edges", "[]"))),
+        locks=tuple(json.loads(raw.get("locks", "[]"))),
+        optional=raw.get("optional") == "1",
+        usage=json.loads(raw.get("usage") or "{}"),
+        **fields,
+    )
+
+
+def _worker(name: str, raw: Mapping[str, str]) -> WorkerRecord:
+    return WorkerRecord(
+        name=name,
+        pid=_int(raw, "pid"),
+        host=raw.get("host", ""),
+        slots=_int(raw, "slots"),
+        roles=tuple(raw.get("roles", "").split()),
+        schema=raw.get("schema", ""),
+        seen_ms=_int(raw, "seen_ms"),
+        busy=_int(raw, "busy"),
+    )
+
+
+def _int(raw: Mapping[str, str], name: str) -> int:
+    return int(float(raw.get(name) or 0))

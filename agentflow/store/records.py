@@ -1,0 +1,103 @@
+"""What the ledger answers, as plain values. Times are milliseconds of Redis' clock since the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentflow.states import NodeState, RunState
+
+#: The reserved node that merges, validates and closes a run; no spec can name it (`@`).
+INTEGRATE = "@integrate"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run. `repo` is the repository's object directory, `root` its work tree. `result` is the commit to land (or the merged tree of a failed validation)."""
+
+    id: str
+    state: RunState
+    feature: str
+    project: str
+    repo: str
+    root: str
+    base: str
+    target: str
+    opened_ms: int
+    closed_ms: int = 0
+    generation: int = 1
+    seq: int = 0
+    nodes_total: int = 0
+    nodes_left: int = 0
+    running: int = 0
+    max_concurrent: int = 0
+    timeout_ms: int = 0
+    detached: bool = False
+    result: str = ""
+    branch: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """One node of a run. `parents` are static edges, `edges` the dynamic ones that locks added."""
+
+    id: str
+    role: str
+    state: NodeState
+    output: str = "change"
+    reason: str = ""
+    attempt: int = 0
+    failures: int = 0
+    losses: int = 0
+    conflicts: int = 0
+    fence: int = 0
+    parents: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    optional: bool = False
+    base: str = ""
+    commit: str = ""
+    worker: str = ""
+    ready_ms: int = 0
+    started_ms: int = 0
+    ended_ms: int = 0
+    lease_ms: int = 0
+    busy_ms: int = 0
+    summary: str = ""
+    verdict: str = ""
+    feedback: str = ""
+    conflict: str = ""
+    pending_commit: str = ""
+    pending_text: str = ""
+    locks: tuple[str, ...] = ()
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition. `kind` is `run.*` or `node.*`; `id` is the position in the stream."""
+
+    id: str
+    run: str
+    kind: str
+    at_ms: int
+    node: str = ""
+    state: str = ""
+    attempt: int = 0
+    reason: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """One registered worker process. `seen_ms` is its last sign of life."""
+
+    name: str
+    pid: int
+    host: str
+    slots: int
+    roles: tuple[str, ...]
+    schema: str
+    seen_ms: int
+    busy: int = 0

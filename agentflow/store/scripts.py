@@ -1,0 +1,62 @@
+"""Loads the Lua scripts and calls them by digest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, cast
+
+import redis
+from redis.exceptions import NoScriptError
+
+_SHARED = ("lib.lua", "locks.lua", "nodes.lua")
+#: A full Redis must still be able to end what it holds (flags of Redis 7.0).
+_ALLOW_OOM = frozenset({"settle", "requeue", "renew", "close"})
+_ALONE = frozenset({"renew"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a transition says, and whom it moved: newly ready, woken, and ended nodes."""
+
+    head: tuple[str, ...]
+    ready: tuple[str, ...] = ()
+    woken: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+
+
+@functools.cache
+def source(name: str) -> str:
+    """The text of one script with what all of them share."""
+    folder = resources.files("agentflow.store") / "lua"
+    names = () if name in _ALONE else _SHARED
+    head = "#!lua flags=allow-oom\n" if name in _ALLOW_OOM else "#!lua\n"
+    texts = [(folder / part).read_text("utf-8") for part in (*names, f"{name}.lua")]
+    return head + "\n".join(texts)
+
+
+@functools.cache
+def _digest(name: str) -> str:
+    return hashlib.sha1(source(name).encode()).hexdigest()  # noqa: S324 (Redis names scripts so)
+
+
+def call(client: redis.Redis, name: str, *args: str | float) -> list[Any]:
+    """Run a script atomically; loads it when the server does not have it (a restart forgets)."""
+    try:
+        return cast("list[Any]", client.evalsha(_digest(name), 0, *args))
+    except NoScriptError:
+        return cast("list[Any]", client.eval(source(name), 0, *args))
+
+
+def transition(client: redis.Redis, name: str, *args: str | float) -> Answer:
+    """Run a script that ends in the common answer (three lists as lines)."""
+    raw: Sequence[Any] = call(client, name, *args)
+    *head, ready, woken, ended = (str(part) for part in raw)
+    return Answer(tuple(head), _lines(ready), _lines(woken), _lines(ended))
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\n")) if text else ()

@@ -1,0 +1,1 @@
+"""The Celery tasks: attempts, integration, maintenance, the worker."""

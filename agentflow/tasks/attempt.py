@@ -1,0 +1,270 @@
+"""The story of an attempt, top to bottom.
+
+    claim -> workspace at its base -> setup -> runner -> one commit -> policy -> ingest
+          -> acceptance -> settle -> continue
+
+A message carries ids only. Whatever it says, the ledger decides at the claim; whatever the agent
+says, acceptance decides before the settlement. Everything that an attempt raises ends here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+
+from agentflow.canvas.plan import Plan, PlanNode
+from agentflow.environment import Outcome
+from agentflow.errors import (
+    AgentflowError,
+    AttemptCancelled,
+    AttemptError,
+    AttemptTimeout,
+    ConflictError,
+    InfraError,
+)
+from agentflow.states import NodeState
+from agentflow.store.client import Unreachable
+from agentflow.store.ledger import Claim, Ledger
+from agentflow.store.records import NodeRecord, RunRecord
+from agentflow.store.scripts import Answer
+from agentflow.tasks import optimistic
+from agentflow.tasks.attempts import ATTEMPTS
+from agentflow.tasks.claimed import Attempt
+from agentflow.tasks.context import Context
+from agentflow.tasks.desk import Delivery, open_desk
+
+log = logging.getLogger("agentflow.attempt")
+
+#: Worker losses and conflicts after which a node is not tried again.
+MAX_LOSSES = 10
+MAX_CONFLICTS = 5
+#: The longest back-off between two attempts.
+MAX_DELAY_S = 300.0
+#: Seconds that a settlement is tried again while Redis is away.
+SETTLE_PATIENCE_S = 60.0
+DRAINED = "the worker is leaving"
+
+
+class NodeFailed(Exception):  # noqa: N818 (Flower shows the name: it reads as what happened)
+    """Raised in the Celery task of a node that failed, so that monitors show FAILURE."""
+
+
+def perform(context: Context, run_id: str, node_id: str, worker: str) -> dict[str, Any]:
+    """Do one attempt at a node. Raises `Ignore` when there is nothing to do, `NodeFailed` when it failed."""
+    if ATTEMPTS.closed:
+        raise Reject("this worker is leaving", requeue=True)
+    claim = context.ledger.claim(run_id, node_id, worker=worker, ttl_ms=context.config.lease_ttl_ms)
+    context.send_woken(run_id, claim.answer)
+    if not claim.granted:
+        # A duplicate, or parked with a reason: whoever changes that sends the segment's tail again.
+        raise Ignore
+    known = context.known(run_id, claim.generation)
+    node = known.plan.by_id[node_id]
+    with ATTEMPTS.holding(run_id, node_id, claim.fence, node.timeout_s) as held:
+        record = context.ledger.node(run_id, node_id) if needs_record(node, claim) else _fresh(node, claim)
+        attempt = Attempt(context, known.run, known.plan, node, record, claim, held)
+        try:
+            outcome, delivery = work(attempt)
+            return settle(attempt, outcome, delivery)
+        except (Ignore, Retry, NodeFailed):
+            raise
+        except AgentflowError as error:
+            return unsuccessful(attempt, error)
+        except Unreachable as error:
+            return unsuccessful(attempt, InfraError(f"Redis is away: {error}", code="AF-INFRA-001"))
+        except Exception as error:  # the boundary of an attempt: a defect of ours must not lose the node
+            log.exception("attempt %s of %s in run %s broke", claim.attempt, node_id, run_id)
+            return unsuccessful(attempt, AttemptError(f"{type(error).__name__}: {error}", code="AF-INTERNAL"))
+
+
+def needs_record(node: PlanNode, claim: Claim) -> bool:
+    """Whether what happened before matters: always, but for the first attempt of a no-op."""
+    return claim.attempt > 1 or node.runner.get("type") != "noop"
+
+
+def _fresh(node: PlanNode, claim: Claim) -> NodeRecord:
+    return NodeRecord(node.id, node.role, NodeState.RUNNING, attempt=claim.attempt, fence=claim.fence)
+
+
+def work(attempt: Attempt) -> tuple[Outcome, Delivery]:
+    """From the base to a commit that has passed acceptance (or, for a report, to its text)."""
+    pending = optimistic.pending(attempt)
+    if pending:
+        return pending
+    with contextlib.closing(open_desk(attempt)) as desk:
+        desk.prepare()
+        outcome = desk.run()
+        attempt.held.stop.check()
+        delivery = desk.deliver(outcome)
+        desk.judge(delivery)
+        attempt.held.stop.check()
+        return outcome, delivery
+
+
+def settle(attempt: Attempt, outcome: Outcome, delivery: Delivery) -> dict[str, Any]:
+    """Record success, once, and send what follows. An optimistic node merges until it fits."""
+    is_optimistic = bool(delivery.paths) and not attempt.node.declared
+    while True:
+        seq = optimistic.check(attempt, delivery) if is_optimistic else ""
+        answer = _patiently(
+            attempt,
+            lambda seq=seq: attempt.ledger.settle(  # type: ignore[misc]
+                attempt.run.id,
+                attempt.node.id,
+                attempt.claim.fence,
+                NodeState.SUCCEEDED,
+                commit=delivery.commit,
+                paths=delivery.paths,
+                seq=seq,
+                facts=attempt.facts(outcome, base=delivery.base, pending_commit=""),
+                text=outcome.handoff or (outcome.summary if attempt.node.output == "report" else ""),
+            ),
+        )
+        if answer.head[0] == "locked":
+            optimistic.wait_for_lock(attempt, outcome, delivery, answer.head[1])
+            raise Ignore
+        if answer.head[0] == "settled":
+            return proceed(attempt, answer, NodeState.SUCCEEDED, commit=delivery.commit, outcome=outcome)
+        if answer.head[0] == "superseded":
+            raise Ignore
+
+
+def proceed(
+    attempt: Attempt, answer: Answer, state: NodeState, *, commit: str = "", outcome: Outcome | None = None
+) -> dict[str, Any]:
+    """Continue: the chain carries on by itself; forks, joins and woken nodes are sent."""
+    attempt.context.proceed(
+        attempt.run.id,
+        attempt.node.id,
+        answer,
+        succeeded=state is NodeState.SUCCEEDED,
+        generation=attempt.claim.generation,
+    )
+    return {
+        "run": attempt.run.id,
+        "node": attempt.node.id,
+        "state": state.value,
+        "attempt": attempt.claim.attempt,
+        "commit": commit,
+        "cost_usd": outcome.usage.cost_usd if outcome else 0.0,
+    }
+
+
+def unsuccessful(attempt: Attempt, error: AgentflowError) -> dict[str, Any]:
+    """An attempt that came to nothing: again (now or later), or failed, or cancelled."""
+    reason = attempt.held.stop.reason
+    if isinstance(error, AttemptCancelled) or reason:
+        return _stopped(attempt, reason or error.what)
+    if isinstance(error, ConflictError):
+        return _again_on_top(attempt, error)
+    if isinstance(error, InfraError):
+        return _again(attempt, error, counter="losses", most=MAX_LOSSES, delay_s=1.0)
+    retryable = not isinstance(error, AttemptError) or error.retryable
+    most = attempt.node.retries + 1 if retryable else 0
+    delay = min(MAX_DELAY_S, attempt.node.retry_delay_s * 2**attempt.record.failures)
+    return _again(attempt, error, counter="failures", most=most, delay_s=delay)
+
+
+def _stopped(attempt: Attempt, reason: str) -> dict[str, Any]:
+    if reason == "lost":
+        raise Ignore
+    if reason == "cancelled":
+        answer = attempt.ledger.settle(
+            attempt.run.id,
+            attempt.node.id,
+            attempt.claim.fence,
+            NodeState.CANCELLED,
+            reason="the run was cancelled",
+        )
+        return proceed(attempt, answer, NodeState.CANCELLED)
+    _requeue(attempt, reason)
+    raise Ignore
+
+
+def _again_on_top(attempt: Attempt, error: ConflictError) -> dict[str, Any]:
+    """What does not merge runs again from a base that holds the other side."""
+    others = getattr(error, "nodes", ())
+    if attempt.record.conflicts + 1 >= MAX_CONFLICTS or not others:
+        return _failed(attempt, error)
+    _requeue(attempt, error.what, counter="conflicts", edges=others, facts={"conflict": error.explain()[:1500]})
+    raise Retry(error.what)
+
+
+def _again(attempt: Attempt, error: AgentflowError, *, counter: str, most: int, delay_s: float) -> dict[str, Any]:
+    if getattr(attempt.record, counter) + 1 >= most:
+        return _failed(attempt, error)
+    _requeue(attempt, error.what, counter=counter, delay_ms=int(delay_s * 1000), facts=_told(error))
+    raise Retry(error.what)
+
+
+def _told(error: AgentflowError) -> dict[str, str | int | float]:
+    """What the next attempt, and the user, is told of this one."""
+    feedback = getattr(error, "feedback", "")
+    return {"feedback": f"{error.what}\n{error.why}\n{feedback}".strip()[-6000:]}
+
+
+def _failed(attempt: Attempt, error: AgentflowError) -> dict[str, Any]:
+    kind = getattr(error, "kind", "")
+    reason = error.what if isinstance(error, AttemptTimeout) or not kind else f"{kind}: {error.what}"
+    answer = _patiently(
+        attempt,
+        lambda: attempt.ledger.settle(
+            attempt.run.id,
+            attempt.node.id,
+            attempt.claim.fence,
+            NodeState.FAILED,
+            reason=reason,
+            facts={**_told(error), "code": error.code},
+        ),
+    )
+    if answer.head[0] == "superseded":
+        raise Ignore
+    proceed(attempt, answer, NodeState.FAILED)
+    raise NodeFailed(reason)
+
+
+def _requeue(
+    attempt: Attempt,
+    reason: str,
+    *,
+    counter: str = "",
+    delay_ms: int = 0,
+    edges: tuple[str, ...] = (),
+    facts: Mapping[str, str | int | float] | None = None,
+) -> None:
+    answer = _patiently(
+        attempt,
+        lambda: attempt.ledger.requeue(
+            attempt.run.id,
+            attempt.node.id,
+            attempt.claim.fence,
+            reason=reason,
+            counter=counter,
+            delay_ms=delay_ms,
+            edges=edges,
+            facts=facts,
+        ),
+    )
+    attempt.context.resend(attempt.run.id, answer, generation=attempt.claim.generation)
+
+
+def _patiently(attempt: Attempt, transition: Any) -> Answer:
+    """A settlement outlives an absence of Redis; the fence decides whether it still counts."""
+    until = time.monotonic() + SETTLE_PATIENCE_S
+    while True:
+        try:
+            answer: Answer = transition()
+        except Unreachable:
+            if time.monotonic() > until:
+                raise
+            log.warning("Redis is away; %s of run %s waits to be settled", attempt.node.id, attempt.run.id)
+            time.sleep(0.5)
+        else:
+            return answer

@@ -1,0 +1,43 @@
+"""One claimed node with all that belongs to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agentflow.canvas.plan import Plan, PlanNode
+from agentflow.environment import Outcome, Usage
+from agentflow.store.ledger import Claim, Ledger
+from agentflow.store.records import NodeRecord, RunRecord
+from agentflow.tasks.attempts import Held
+from agentflow.tasks.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One claimed node with all that belongs to it."""
+
+    context: Context
+    run: RunRecord
+    plan: Plan
+    node: PlanNode
+    record: NodeRecord
+    claim: Claim
+    held: Held
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger that granted the claim."""
+        return self.context.ledger
+
+    def facts(self, outcome: Outcome | None, **more: str | float) -> dict[str, str | int | float]:
+        """What the settlement records besides the state."""
+        facts: dict[str, str | int | float] = dict(more)
+        if outcome:
+            facts |= {
+                "summary": outcome.summary[:500],
+                "verdict": outcome.verdict,
+                "usage": json.dumps(asdict(outcome.usage)),
+            }
+        return facts

@@ -1,0 +1,91 @@
+"""What the Celery tasks of one worker process share: configuration, ledger, canvases, directories."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from celery import Celery
+
+from agentflow.app import get_app
+from agentflow.canvas import chords
+from agentflow.canvas.compile import Canvas, parse_plan
+from agentflow.canvas.plan import Plan
+from agentflow.config import Config, load_config
+from agentflow.store import keys
+from agentflow.store.client import connect
+from agentflow.store.ledger import Ledger
+from agentflow.store.records import RunRecord
+from agentflow.store.scripts import Answer
+
+
+@dataclass(slots=True)
+class _Known:
+    """What does not change while a run exists."""
+
+    plan: Plan
+    run: RunRecord
+    canvas: Canvas
+
+
+class Context:
+    """One per process. Plans and canvases of the newest runs are kept in memory."""
+
+    #: Runs whose plan and canvas are kept.
+    KNOWN_MAX = 32
+
+    def __init__(self, config: Config, app: Celery) -> None:
+        self.config = config
+        self.app = app
+        self.client = connect(config.client_url())
+        self.ledger = Ledger(self.client)
+        self._known: dict[str, _Known] = {}
+        self._lock = threading.Lock()
+
+    def known(self, run_id: str, generation: int = 0) -> _Known:
+        """Plan, record and canvas of a run; `generation` 0: whichever is current."""
+        found = self._known.get(run_id)
+        if found and generation in (0, found.canvas.generation):
+            return found
+        text = cast("str | None", self.client.get(keys.part(run_id, "plan")))
+        run = self.ledger.run(run_id)
+        plan = parse_plan(text or "{}")
+        known = _Known(plan, run, Canvas(plan, run_id, generation or run.generation, self.app))
+        with self._lock:
+            self._known[run_id] = known
+            while len(self._known) > self.KNOWN_MAX:
+                self._known.pop(next(iter(self._known)))
+        return known
+
+    def send_woken(self, run_id: str, answer: Answer) -> None:
+        """Send what a transition has woken."""
+        if answer.woken:
+            chords.send(self.known(run_id).canvas, answer.woken)
+
+    def resend(self, run_id: str, answer: Answer, *, generation: int = 0) -> None:
+        """Send what a transition made ready or woke, and let what it ended arrive."""
+        if answer.ready or answer.woken or answer.ended:
+            canvas = self.known(run_id, generation).canvas
+            chords.follow_up(canvas, ready=answer.ready, ended=answer.ended, woken=answer.woken)
+
+    def proceed(self, run_id: str, node: str, answer: Answer, *, succeeded: bool, generation: int = 0) -> None:
+        """Send what follows a settlement."""
+        canvas = self.known(run_id, generation).canvas
+        chords.proceed(
+            canvas, node, succeeded=succeeded, ready=answer.ready, ended=answer.ended, woken=answer.woken
+        )
+
+    def run_dir(self, run_id: str) -> Path:
+        """Logs, transcripts and workspaces of a run on this machine."""
+        path = self.config.data_dir / "runs" / run_id
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@functools.cache
+def current() -> Context:
+    """The context of this worker process."""
+    return Context(load_config(Path.cwd()), get_app())

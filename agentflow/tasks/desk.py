@@ -1,0 +1,263 @@
+"""Where an attempt works: a clone at its base, or nothing at all for a no-op node."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agentflow.environment import Job, Outcome, PlainEnvironment
+from agentflow.errors import AcceptanceFailed, AttemptError
+from agentflow.runners.registry import make_runner
+from agentflow.tasks import bases, prompt
+from agentflow.tasks.claimed import Attempt
+from agentflow.workspace import acceptance, clone, commit, ingest, merge, setup
+from agentflow.workspace.store import Store
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came out of an attempt: a commit on `base` ('' for a report or a no-op) and its paths."""
+
+    commit: str = ""
+    paths: tuple[str, ...] = ()
+    base: str = ""
+
+
+class Desk(Protocol):
+    """The steps of an attempt that touch files."""
+
+    def prepare(self) -> None:
+        """Lay out the workspace at the base and provide its set-up."""
+        ...
+
+    def run(self) -> Outcome:
+        """Let the runner work."""
+        ...
+
+    def deliver(self, outcome: Outcome) -> Delivery:
+        """Make one commit of what is there, check it, take it in."""
+        ...
+
+    def judge(self, delivery: Delivery) -> None:
+        """Run the acceptance in a clean checkout; raises `AcceptanceFailed`."""
+        ...
+
+    def close(self) -> None:
+        """Take the workspace away."""
+        ...
+
+
+def open_desk(attempt: Attempt) -> Desk:
+    """The desk that the node's runner needs."""
+    if attempt.node.runner.get("type") == "noop" and not attempt.run.repo:
+        return EmptyDesk(attempt)
+    return GitDesk(attempt)
+
+
+def repository(attempt: Attempt) -> Store:
+    """The store repository of the run's project on this machine."""
+    return Store.open(attempt.context.config.data_dir, attempt.run.project, Path(attempt.run.repo))
+
+
+class EmptyDesk:
+    """No workspace: the runner alone."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def prepare(self) -> None:
+        """Nothing to lay out."""
+
+    def run(self) -> Outcome:
+        """Run the runner without files."""
+        job = _job(self._attempt, Path(), "", {})
+        return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(Path()))
+
+    def deliver(self, outcome: Outcome) -> Delivery:
+        """A no-op delivers nothing."""
+        del outcome
+        return Delivery()
+
+    def judge(self, delivery: Delivery) -> None:
+        """Nothing to judge."""
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+class GitDesk:
+    """A shared clone at exactly the verified work that the node depends on."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        context = attempt.context
+        self._run_dir = context.run_dir(attempt.run.id)
+        self._name = f"{attempt.node.id}.{attempt.claim.attempt}"
+        self._place = self._run_dir / "work" / self._name
+        self._root = self._place / "tree"
+        self._store = repository(attempt)
+        self._log = self._run_dir / "logs" / f"{self._name}.log"
+        self._base = ""
+        self._prompt = ""
+        self._workspace: clone.Workspace | None = None
+
+    @property
+    def _deadline(self) -> float:
+        return self._attempt.held.deadline
+
+    def prepare(self) -> None:
+        """Merge the parents' commits, check the result out, provide the set-up, write the prompt."""
+        attempt = self._attempt
+        sources = (*attempt.plan.parents[attempt.node.id], *attempt.claim.edges)
+        found = bases.commits(attempt.ledger, attempt.run.id, sources)
+        self._base = merge.merge_all(self._store, found, attempt.run.base)
+        shutil.rmtree(self._place, ignore_errors=True)
+        self._place.mkdir(parents=True)
+        self._workspace = clone.prepare(self._store, self._base, self._root)
+        self._provide_setup()
+        self._prompt = self._build_prompt()
+        (self._place / "prompt.md").write_text(self._prompt, "utf-8")
+
+    def run(self) -> Outcome:
+        """Let the runner work in the clone, until its deadline or a stop."""
+        extra = {"AGENTFLOW_REPORT": str(self._place / "report.md"), "AGENTFLOW_HANDOFF": str(self._place / "handoff.md")}
+        job = _job(self._attempt, self._root, self._prompt, extra, place=self._place, log=self._log)
+        return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(self._root))
+
+    def deliver(self, outcome: Outcome) -> Delivery:
+        """One commit by agentflow, checked and ingested; a report leaves nothing in the repository."""
+        node, run = self._attempt.node, self._attempt.run
+        if node.output == "report":
+            return Delivery(base=self._base)
+        if self._workspace is None:
+            raise RuntimeError("deliver before prepare")
+        keep = self._attempt.plan.setup.keep if self._attempt.plan.setup else ()
+        recorded = commit.record(
+            self._store,
+            self._workspace,
+            message=_message(self._attempt, outcome),
+            exclude=keep,
+        )
+        if not recorded.commit:
+            raise AttemptError(
+                "the agent changed nothing",
+                why="a change node ends in one commit; ignored files do not count",
+                fix="`output: report` is for nodes that only look",
+                code="AF-ATTEMPT-002",
+                feedback="You finished without changing any file that git tracks or would track.",
+            )
+        ingest.check(
+            self._store,
+            recorded,
+            allowed=node.artifacts or None,
+            strict=self._attempt.plan.strict_artifacts,
+        )
+        ref = f"refs/agentflow/{run.id}/nodes/{node.id}/{self._attempt.claim.attempt}"
+        ingest.ingest(self._store, recorded, ref)
+        return Delivery(commit=recorded.commit, paths=tuple(recorded.paths), base=self._base)
+
+    def judge(self, delivery: Delivery) -> None:
+        """The node's acceptance on a clean checkout of its commit."""
+        node = self._attempt.node
+        if not delivery.commit or node.expect == "none" or not node.acceptance:
+            return
+        verdict = acceptance.judge(
+            self._store,
+            commit=delivery.commit,
+            base=self._base,
+            commands=node.acceptance,
+            expect=node.expect,
+            setup=self._attempt.plan.setup,
+            env=_env(self._attempt, {}),
+            data_dir=self._attempt.context.config.data_dir,
+            scratch=self._place / "acceptance",
+            deadline=self._deadline,
+            stop=self._attempt.held.stop,
+            log=self._run_dir / "logs" / f"{self._name}.acceptance.log",
+        )
+        if not verdict.ok:
+            raise AcceptanceFailed(verdict.reason, code="AF-ACCEPTANCE-001", feedback=verdict.output)
+
+    def close(self) -> None:
+        """Remove the workspace; commits, logs and transcripts are kept elsewhere."""
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def _provide_setup(self) -> None:
+        plan = self._attempt.plan
+        if plan.setup is not None:
+            setup.provide(
+                self._store,
+                plan.setup,
+                self._base,
+                self._root,
+                data_dir=self._attempt.context.config.data_dir,
+                env=_env(self._attempt, {}),
+                deadline=self._deadline,
+                stop=self._attempt.held.stop,
+                log=self._run_dir / "logs" / "setup.log",
+            )
+
+    def _build_prompt(self) -> str:
+        attempt = self._attempt
+        node, run_id = attempt.node, attempt.run.id
+        texts = attempt.ledger.texts(run_id) if node.inputs else {}
+        records = attempt.ledger.some_nodes(run_id, list(node.inputs))
+        verdicts = {r.id: r.verdict for r in records.values()}
+        inputs = prompt.inputs_of(node, attempt.plan, texts, verdicts)
+        return prompt.build(
+            attempt.plan, node, inputs, feedback=attempt.record.feedback, conflict=attempt.record.conflict
+        )
+
+
+def _message(attempt: Attempt, outcome: Outcome) -> str:
+    """The commit message: what was done, then where it comes from."""
+    first = (outcome.summary.strip().splitlines() or [attempt.node.id])[0]
+    title = "".join(c for c in first if c.isprintable())[:72] or attempt.node.id
+    trailer = f"Agentflow-Run: {attempt.run.id}\nAgentflow-Node: {attempt.node.id}"
+    return f"{attempt.node.id}: {title}\n\n{trailer}\n"
+
+
+def _env(attempt: Attempt, extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the node's commands, beyond the allow-list that runners start from."""
+    return {
+        **attempt.node.env,
+        "AGENTFLOW_RUN": attempt.run.id,
+        "AGENTFLOW_NODE": attempt.node.id,
+        "AGENTFLOW_ATTEMPT": str(attempt.claim.attempt),
+        **extra,
+    }
+
+
+def _job(
+    attempt: Attempt,
+    root: Path,
+    text: str,
+    extra: Mapping[str, str],
+    *,
+    place: Path | None = None,
+    log: Path | None = None,
+) -> Job:
+    node = attempt.node
+    place = place or Path()
+    return Job(
+        run=attempt.run.id,
+        node=node.id,
+        role=node.role,
+        attempt=attempt.claim.attempt,
+        prompt=text,
+        instructions=node.instructions,
+        workspace=root,
+        output=node.output,
+        artifacts=node.artifacts,
+        runner=node.runner,
+        env=_env(attempt, extra),
+        deadline=attempt.held.deadline,
+        log=log or place / "log",
+        transcript=log.with_suffix(".transcript.jsonl") if log else place / "transcript",
+        prompt_file=place / "prompt.md",
+        stop=attempt.held.stop,
+    )

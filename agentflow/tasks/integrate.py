@@ -1,0 +1,164 @@
+"""Integration: merge all work in the order of the DAG, validate the whole, close the run.
+
+The body of the last chord. It is a node of the ledger like any other (`@integrate`, tolerant of
+failed parents), so it is claimed, fenced, renewed and, when its worker dies, done again: merging is
+deterministic, so two workers that merge the same commits make the same object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+
+from agentflow.app import INTEGRATE_TASK, get_app
+from agentflow.environment import Stop
+from agentflow.errors import AgentflowError, AttemptCancelled, InfraError
+from agentflow.states import TERMINAL, NodeState, RunState
+from agentflow.store.client import Unreachable
+from agentflow.store.ledger import Claim
+from agentflow.store.records import INTEGRATE, NodeRecord
+from agentflow.tasks.attempts import ATTEMPTS
+from agentflow.tasks.context import Context, current
+from agentflow.workspace import acceptance, merge
+from agentflow.workspace.store import Store
+
+log = logging.getLogger("agentflow.integrate")
+app = get_app()
+
+#: Seconds that merging and validating may take in all.
+INTEGRATE_TIMEOUT_S = 3600.0
+#: Integrations of one generation that may be lost to dying workers.
+MAX_LOSSES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How a run ends: its state, the merged commit and the reason."""
+
+    state: RunState
+    result: str = ""
+    reason: str = ""
+
+
+@app.task(name=INTEGRATE_TASK, bind=True, acks_late=True)
+def integrate(self: Any, run_id: str, node_id: str = INTEGRATE) -> dict[str, Any]:
+    """Merge, validate and close a run."""
+    context = current()
+    if ATTEMPTS.closed:
+        raise Reject("this worker is leaving", requeue=True)
+    claim = context.ledger.claim(
+        run_id, node_id, worker=str(self.request.hostname), ttl_ms=context.config.lease_ttl_ms
+    )
+    if not claim.granted:
+        raise Ignore
+    with ATTEMPTS.holding(run_id, node_id, claim.fence, INTEGRATE_TIMEOUT_S) as held:
+        try:
+            closing = _conclude(context, run_id, held.stop, held.deadline)
+        except (InfraError, AttemptCancelled, Unreachable, OSError) as error:
+            return _again(context, run_id, claim, str(error))
+        except AgentflowError as error:
+            closing = Closing(_state_of(error), reason=error.what)
+        return _close(context, run_id, claim, closing)
+
+
+def _state_of(error: AgentflowError) -> RunState:
+    return RunState.CONFLICT if error.exit_code.name == "CONFLICT" else RunState.FAILED
+
+
+def _again(context: Context, run_id: str, claim: Claim, reason: str) -> dict[str, Any]:
+    """Not the work's fault: try again a little later."""
+    answer = context.ledger.requeue(
+        run_id, INTEGRATE, claim.fence, reason=reason, counter="losses", delay_ms=1000
+    )
+    context.resend(run_id, answer, generation=claim.generation)
+    raise Retry(reason)
+
+
+def _close(context: Context, run_id: str, claim: Claim, closing: Closing) -> dict[str, Any]:
+    """Settle the node first (the fence decides), then close the run."""
+    good = closing.state is RunState.READY_TO_LAND
+    answer = context.ledger.settle(
+        run_id,
+        INTEGRATE,
+        claim.fence,
+        NodeState.SUCCEEDED if good else NodeState.FAILED,
+        reason=closing.reason,
+        facts={"result": closing.result, "closing": closing.state.value},
+    )
+    if answer.head[0] == "superseded":
+        raise Ignore
+    context.ledger.close(run_id, closing.state, result=closing.result, reason=closing.reason)
+    shutil.rmtree(context.run_dir(run_id) / "work", ignore_errors=True)
+    return {"run": run_id, "node": INTEGRATE, "state": closing.state.value, "commit": closing.result}
+
+
+def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Closing:
+    """What the run comes to; merging only what succeeded."""
+    known = context.known(run_id)
+    nodes = context.ledger.nodes(run_id)
+    nodes.pop(INTEGRATE, None)
+    left = [n.id for n in nodes.values() if n.state not in TERMINAL]
+    if left:
+        raise InfraError(f"integration came early: {', '.join(left[:5])} not settled", code="AF-INFRA-010")
+    run = context.ledger.run(run_id)
+    failed = [n.id for n in nodes.values() if n.state is not NodeState.SUCCEEDED and not n.optional]
+    if run.state is RunState.CANCELLING:
+        return Closing(RunState.CANCELLED, reason=run.reason or "cancelled")
+    if not run.repo:
+        state = RunState.FAILED if failed else RunState.READY_TO_LAND
+        return Closing(state, reason=_failed_reason(failed))
+    store = Store.open(context.config.data_dir, run.project, _path(run.repo))
+    commits = [nodes[n.id].commit for n in known.plan.nodes if nodes[n.id].commit]
+    merged = merge.merge_all(store, commits, run.base)
+    store.keep(f"refs/agentflow/{run_id}/merged", merged)
+    if failed:
+        return Closing(RunState.FAILED, merged, _failed_reason([f for f in failed if _is_cause(nodes[f])]))
+    return _validate(context, run_id, store, merged, stop, deadline)
+
+
+def _is_cause(node: NodeRecord) -> bool:
+    return node.state is not NodeState.SKIPPED
+
+
+def _failed_reason(failed: list[str]) -> str:
+    return "failed: " + ", ".join(failed) if failed else ""
+
+
+def _path(text: str) -> Any:
+    from pathlib import Path
+
+    return Path(text)
+
+
+def _validate(
+    context: Context, run_id: str, store: Store, merged: str, stop: Stop, deadline: float
+) -> Closing:
+    """The run's own tests on the merged tree; what fails stays under a ref to be looked at."""
+    plan = context.known(run_id).plan
+    if not plan.validation:
+        return Closing(RunState.READY_TO_LAND, merged)
+    scratch = context.run_dir(run_id) / "work" / "validation"
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(scratch)
+    verdict = acceptance.judge(
+        store,
+        commit=merged,
+        base=context.known(run_id).run.base,
+        commands=plan.validation,
+        expect="green",
+        setup=plan.setup,
+        env={**plan.env, "AGENTFLOW_RUN": run_id, "AGENTFLOW_NODE": INTEGRATE, "AGENTFLOW_ATTEMPT": "1"},
+        data_dir=context.config.data_dir,
+        scratch=scratch,
+        deadline=deadline,
+        stop=stop,
+        log=context.run_dir(run_id) / "logs" / "validation.log",
+    )
+    if verdict.ok:
+        return Closing(RunState.READY_TO_LAND, merged)
+    return Closing(RunState.FAILED, merged, f"validation: {verdict.reason}")

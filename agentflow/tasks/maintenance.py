@@ -1,0 +1,141 @@
+"""What keeps the ledger and the broker together: expire, send again, close, by one leader.
+
+Every worker watches the leases, only the leader acts. A lease counts as expired only when this very
+process has seen it unrenewed for a whole TTL, so an outage of Redis or a sleeping laptop ends nobody.
+A canvas is a hint and the ledger the truth: what is ready while nobody holds or carries it is sent
+again; a duplicate is refused at its claim.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from agentflow.canvas import chords
+from agentflow.canvas.routing import SYSTEM_QUEUE, queue_of
+from agentflow.errors import AgentflowError
+from agentflow.states import NodeState, RunState
+from agentflow.store.fleet import Fleet
+from agentflow.store.records import INTEGRATE
+from agentflow.tasks.attempt import MAX_LOSSES
+from agentflow.tasks.context import Context
+
+log = logging.getLogger("agentflow.reconcile")
+
+#: Milliseconds that a node must have been ready before silence counts: a message needs that long to
+#: travel through a busy broker.
+SILENCE_MS = 1000
+#: A look into the queues costs what lies in them; the next one waits this many times as long.
+LOOK_COST_FACTOR = 20.0
+
+Lease = tuple[str, str, int]
+
+
+class Reconciler:
+    """State between two scans of one worker. `scan()` is called every half second by one thread."""
+
+    def __init__(self, context: Context, name: str) -> None:
+        self._context = context
+        self._name = name
+        self._fleet = Fleet(context.client)
+        self._leases: dict[Lease, tuple[int, float]] = {}
+        self._silent: set[tuple[str, str]] = set()
+        self._next_look = 0.0
+
+    def scan(self) -> None:
+        """Watch the leases; when leading, put right what is wrong."""
+        expired = self._watch()
+        if not self._fleet.lead(self._name):
+            self._silent.clear()
+            return
+        for lease in expired:
+            self._expire(lease)
+        for run_id, answer in self._context.ledger.due():
+            self._context.resend(run_id, answer)
+        self._send_again()
+        for run_id in self._context.ledger.open_runs():
+            self._look_after(run_id)
+
+    def resign(self) -> None:
+        """Give up the lead when leaving."""
+        self._fleet.resign(self._name)
+
+    def _watch(self) -> list[Lease]:
+        """Leases that have not moved for a whole TTL before the eyes of this process."""
+        now = time.monotonic()
+        ttl = self._context.config.lease_ttl_ms / 1000
+        leases = self._context.ledger.leases()
+        seen = {}
+        for lease, end in leases.items():
+            before = self._leases.get(lease)
+            seen[lease] = before if before and before[0] == end else (end, now)
+        self._leases = seen
+        return [lease for lease, (_, since) in seen.items() if now - since >= ttl]
+
+    def _expire(self, lease: Lease) -> None:
+        run_id, node, fence = lease
+        log.warning("run %s: the worker of %s is gone; its attempt is ended", run_id, node)
+        answer = self._context.ledger.expire(run_id, node, fence, max_losses=MAX_LOSSES)
+        self._leases.pop(lease, None)
+        self._context.resend(run_id, answer)
+
+    def _send_again(self) -> None:
+        """Ready nodes without a message in two looks in a row are sent again."""
+        started = time.monotonic()
+        if started < self._next_look:
+            return
+        ledger = self._context.ledger
+        now_ms = ledger.now_ms()
+        quiet = {
+            (run_id, node)
+            for run_id in ledger.open_runs()
+            for node, since in ledger.ready(run_id).items()
+            if now_ms - since >= SILENCE_MS
+        }
+        silent = quiet - self._carried(quiet) if quiet else set()
+        lost = silent & self._silent
+        self._silent = silent - lost
+        for run_id in sorted({run for run, _ in lost}):
+            self._resend(run_id, sorted(node for run, node in lost if run == run_id))
+        self._next_look = started + LOOK_COST_FACTOR * (time.monotonic() - started)
+
+    def _carried(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the pairs whose message lies in one of its queue's ten lists."""
+        queues = set()
+        for run_id, node in pairs:
+            if node == INTEGRATE:
+                queues.add(SYSTEM_QUEUE)
+            else:
+                queues.add(queue_of(self._context.known(run_id).plan.by_id[node].role))
+        found: set[tuple[str, str]] = set()
+        for name in queues:
+            found |= self._fleet.waiting(name)
+        return found
+
+    def _resend(self, run_id: str, nodes: list[str]) -> None:
+        log.warning("run %s: %s ready but nobody carries it; sent again", run_id, ", ".join(nodes))
+        self._context.ledger.note(run_id, "run.resent", ", ".join(nodes))
+        known = self._context.known(run_id)
+        chords.send(known.canvas, nodes)
+
+    def _look_after(self, run_id: str) -> None:
+        """Close a run whose integration ended without closing it; cancel one that took too long."""
+        ledger = self._context.ledger
+        run = ledger.run(run_id)
+        state, closing, result, reason = ledger.fields(run_id, INTEGRATE, "state", "closing", "result", "reason")
+        if state in (NodeState.SUCCEEDED, NodeState.FAILED) and closing:
+            ledger.close(run_id, RunState(closing), result=result, reason=reason)
+        elif run.timeout_ms and ledger.now_ms() - run.opened_ms > run.timeout_ms and run.state is RunState.OPEN:
+            _, answer = ledger.control(run_id, "cancel", f"the run's timeout of {run.timeout_ms / 1000:g} s passed")
+            self._context.resend(run_id, answer)
+
+
+def scan_safely(reconciler: Reconciler) -> None:
+    """One scan; what goes wrong is logged and the next scan tries again (the reaper's own boundary)."""
+    try:
+        reconciler.scan()
+    except AgentflowError as error:
+        log.warning("reconcile: %s", error.explain())
+    except Exception:
+        log.exception("reconcile: this scan was given up")

@@ -1,0 +1,79 @@
+"""Settling work whose paths nobody declared: merge with all that settled, or wait, or run again on top.
+
+Two optimistic nodes may write the same line at the same time; only one of them can settle first.
+What could interleave: another node settles between our merge and our settlement. What stops it: the
+settlement names the run's sequence that the merge was checked against and is refused when it moved.
+"""
+
+from __future__ import annotations
+
+import json
+
+from agentflow.environment import Outcome, Usage
+from agentflow.errors import ConflictError
+from agentflow.store.records import NodeRecord
+from agentflow.tasks.claimed import Attempt
+from agentflow.tasks.desk import Delivery, repository
+from agentflow.workspace import merge
+
+
+class OverlapError(ConflictError):
+    """The work does not merge with what other nodes (`nodes`) settled meanwhile."""
+
+    code = "AF-CONFLICT-002"
+
+    def __init__(self, what: str, *, why: str, nodes: tuple[str, ...]) -> None:
+        super().__init__(what, why=why, fix="it runs again on top of that work")
+        self.nodes = nodes
+
+
+def check(attempt: Attempt, delivery: Delivery) -> str:
+    """The settled sequence that `delivery` merges with; raises `OverlapError` when it does not merge."""
+    ledger, run_id = attempt.ledger, attempt.run.id
+    seq = ledger.sequence(run_id)
+    others = [n for n in ledger.settled(run_id) if n != attempt.node.id]
+    records = [r for r in ledger.some_nodes(run_id, others).values() if r.commit]
+    store = repository(attempt)
+    base = attempt.run.base
+    clashing: list[NodeRecord] = []
+    paths: set[str] = set()
+    for record in records:
+        found = merge.merges_clean(store, delivery.commit, [record.commit], base)
+        if found:
+            clashing.append(record)
+            paths.update(found)
+    if not clashing:
+        found = merge.merges_clean(store, delivery.commit, [r.commit for r in records], base)
+        clashing, paths = (records, set(found)) if found else ([], set())
+    if clashing:
+        names = tuple(r.id for r in clashing)
+        where = ", ".join(sorted(paths)[:10])
+        told = "\n".join(f"- {r.id} ({r.role}) changed it: {r.summary}" for r in clashing)
+        raise OverlapError(f"{where} was also changed by {', '.join(names)}", why=told, nodes=names)
+    return seq
+
+
+def wait_for_lock(attempt: Attempt, outcome: Outcome, delivery: Delivery, reason: str) -> None:
+    """Park finished work until the locks on its paths are free; it then holds them and settles."""
+    facts = attempt.facts(
+        outcome,
+        pending_commit=delivery.commit,
+        pending_text=outcome.handoff,
+        locks=json.dumps(list(delivery.paths)),
+        base=delivery.base,
+    )
+    answer = attempt.ledger.requeue(
+        attempt.run.id, attempt.node.id, attempt.claim.fence, reason=reason, park=True, facts=facts
+    )
+    attempt.context.resend(attempt.run.id, answer, generation=attempt.claim.generation)
+
+
+def pending(attempt: Attempt) -> tuple[Outcome, Delivery] | None:
+    """Work of an earlier attempt that only waited for a lock."""
+    record = attempt.record
+    if not record.pending_commit:
+        return None
+    outcome = Outcome(
+        summary=record.summary, handoff=record.pending_text, verdict=record.verdict, usage=Usage(**record.usage)
+    )
+    return outcome, Delivery(commit=record.pending_commit, paths=record.locks, base=record.base)

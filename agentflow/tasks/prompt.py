@@ -1,0 +1,80 @@
+"""The prompt of an attempt: the task, what it may write, what came before, what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agentflow.canvas.plan import Plan, PlanNode
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a node that this one depends on hands over."""
+
+    node: str
+    role: str
+    output: str
+    text: str
+    verdict: str = ""
+
+
+def build(plan: Plan, node: PlanNode, inputs: Sequence[Input], *, feedback: str, conflict: str) -> str:
+    """All sections in a fixed order; a section without content is left out."""
+    return "\n\n".join(
+        f"# {title}\n\n{body.strip()}" for title, body in _sections(plan, node, inputs, feedback, conflict) if body.strip()
+    ) + "\n"
+
+
+def _sections(
+    plan: Plan, node: PlanNode, inputs: Sequence[Input], feedback: str, conflict: str
+) -> list[tuple[str, str]]:
+    return [
+        ("Feature", plan.feature),
+        ("Goal", plan.goal),
+        (f"Your task ({node.id}, role {node.role})", node.prompt),
+        ("What you deliver", _deliver(node)),
+        ("Files you may write", _scope(node)),
+        ("Files to read first", "\n".join(f"- {path}" for path in node.reads)),
+        ("How your work is checked", _checks(node)),
+        ("From the nodes you depend on", "\n\n".join(map(_handed_over, inputs))),
+        ("Your previous attempt failed", feedback),
+        ("Another node changed the same lines", conflict),
+    ]
+
+
+def _deliver(node: PlanNode) -> str:
+    if node.output == "report":
+        return "A report with findings and a verdict (approve or block). Change no file."
+    return "Changed files in this directory. agentflow makes the commit; do not commit yourself."
+
+
+def _scope(node: PlanNode) -> str:
+    if node.output == "report":
+        return ""
+    if node.artifacts:
+        return "\n".join(f"- {pattern}" for pattern in node.artifacts) + "\nAnything else is refused."
+    return "Any file that the task needs."
+
+
+def _checks(node: PlanNode) -> str:
+    if node.expect == "none":
+        return ""
+    return "\n".join("- " + " ".join(command) for command in node.acceptance)
+
+
+def _handed_over(item: Input) -> str:
+    kind = "report" if item.output == "report" else "hand-off"
+    verdict = f"verdict: {item.verdict}\n" if item.verdict else ""
+    return f"## {item.node} ({item.role}): {kind}\n\n{verdict}{item.text.strip()}"
+
+
+def inputs_of(node: PlanNode, plan: Plan, texts: Mapping[str, str], verdicts: Mapping[str, str]) -> list[Input]:
+    """Hand-offs and reports that exist, in the order of the spec."""
+    found = []
+    for other in node.inputs:
+        text = texts.get(other, "")
+        if text and other in plan.by_id:
+            planned = plan.by_id[other]
+            found.append(Input(other, planned.role, planned.output, text, verdicts.get(other, "")))
+    return found

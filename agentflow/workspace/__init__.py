@@ -1,0 +1,1 @@
+"""Git: clones, commits, ingestion, acceptance, merging, landing."""

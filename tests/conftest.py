@@ -1,0 +1,116 @@
+"""Fixtures of all tests: a real Redis for each xdist worker, and what CI adds.
+
+`AGENTFLOW_CI=1`: a missing service is a failure, and a skip that tests/allowed_skips.txt does not list
+fails the session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from helpers.redis_server import RedisServer, running_server
+
+from agentflow.errors import InfraError
+
+IN_CI = os.environ.get("AGENTFLOW_CI") == "1"
+ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One private server for each xdist worker. Use `redis_url` or `redis_client` in tests."""
+    try:
+        context = running_server()
+        server = context.__enter__()
+    except InfraError as error:
+        if IN_CI:
+            pytest.fail(error.explain())
+        pytest.skip(str(error))
+    try:
+        yield server
+    finally:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A client of an empty server."""
+    with redis.Redis.from_url(redis_server.client_url, decode_responses=True) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer, redis_client: redis.Redis) -> str:
+    """The address, for redis-py, of an empty server."""
+    assert redis_client.ping()
+    return redis_server.client_url
+
+
+@pytest.fixture
+def broker_url(redis_server: RedisServer, redis_client: redis.Redis) -> str:
+    """The address, for Celery, of an empty server."""
+    assert redis_client.ping()
+    return redis_server.broker_url
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the developer's own configuration, data directory or git settings."""
+    home = tmp_path_factory.getbasetemp() / "home"
+    home.mkdir(exist_ok=True)
+    for name in [name for name in os.environ if name.startswith("AGENTFLOW_")]:
+        if name != "AGENTFLOW_CI":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
+# What follows runs where the reports arrive: in the only process, or in xdist's controller.
+
+_skipped: list[tuple[str, str]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember each skipped test."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append((report.nodeid, _reason(report)))
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Remember each skipped module."""
+    if report.skipped:
+        _skipped.append((report.nodeid, _reason(report)))
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+def _unexpected_skips() -> list[str]:
+    lines = ALLOWED_SKIPS.read_text().splitlines()
+    allowed = tuple(line.split(" # ")[0].strip() for line in lines if line and not line.startswith("#"))
+    return [f"{node}: {why}" for node, why in _skipped if not (allowed and node.startswith(allowed))]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skip that nobody allowed is a failure."""
+    is_xdist_worker = hasattr(session.config, "workerinput")
+    if IN_CI and not is_xdist_worker and session.exitstatus == 0 and _unexpected_skips():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the skips that failed the session."""
+    if IN_CI and _unexpected_skips():
+        terminalreporter.section("skips that tests/allowed_skips.txt does not list")
+        for line in _unexpected_skips():
+            terminalreporter.write_line(line)

@@ -1,0 +1,30 @@
+"""Wait for something to become true; tests never sleep for a guessed time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(probe: Callable[[], T], *, timeout: float = 10.0, every: float = 0.01, what: str = "") -> T:
+    """Call `probe` until it returns something true, and return that.
+
+    An `AssertionError` in the probe counts as "not yet" and is what the failure shows.
+    """
+    deadline = time.monotonic() + timeout
+    last: object = None
+    while True:
+        try:
+            value = probe()
+            if value:
+                return value
+            last = value
+        except AssertionError as error:
+            last = error
+        if time.monotonic() > deadline:
+            name = what or getattr(probe, "__name__", repr(probe))
+            raise AssertionError(f"{name} did not come true within {timeout:g} s; last: {last!r}")
+        time.sleep(every)
