@@ -16,7 +16,8 @@ task_reject_on_worker_lost = True
 # With late acks a prefetch of one holds exactly as many messages as there are slots.
 worker_prefetch_multiplier = 1
 # A node that failed is the ledger's affair; its message must not come back.
-task_acks_on_failure_or_timeout = True
+task_acks_on_failure = True
+task_acks_on_timeout = True
 
 # Agents wait for models and child processes: threads cost 0.5 MB each, forks 24 MB.
 worker_pool = "threads"

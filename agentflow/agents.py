@@ -50,16 +50,25 @@ class Prices(Closed):
     output: Number = 0.0
 
 
+#: The published schema wants the type where a mapping alone would not tell it.
+_SAYS_TYPE = ConfigDict(json_schema_extra={"required": ["type"]})
+
+
 class OpenAIRunner(Closed):
-    """A tool loop against an OpenAI-compatible endpoint."""
+    """A tool loop against an OpenAI-compatible endpoint; the runner has the default of each limit."""
+
+    model_config = _SAYS_TYPE
 
     type: Literal["openai"] = "openai"
     base_url: Text | None = Field(default=None, description="The endpoint (OPENAI_BASE_URL, else OpenAI's)")
     api_key_env: Text = Field(default="OPENAI_API_KEY", description="The variable that holds the key")
     model: Text | None = Field(default=None, description="The model (AGENTFLOW_MODEL; a role may say)")
-    max_turns: AtLeastOne = Field(default=50, description="Calls of one attempt")
-    max_output_tokens: AtLeastOne = Field(default=8192, description="Tokens of one answer")
-    max_total_tokens: AtLeastOne = Field(default=2_000_000, description="Tokens of one attempt")
+    max_turns: AtLeastOne | None = Field(default=None, description="Calls of the model in one attempt")
+    max_calls: AtLeastOne | None = Field(default=None, description="Calls of tools in one attempt")
+    max_output_tokens: AtLeastOne | None = Field(default=None, description="Tokens of one answer")
+    max_total_tokens: AtLeastOne | None = Field(default=None, description="Tokens of one attempt")
+    max_retries: Count | None = Field(default=None, description="Repeats of a call that may succeed later")
+    backoff_s: Number | None = Field(default=None, description="Wait before the first repeat; then doubled")
     temperature: Number | None = None
     prices: Prices = Field(default_factory=Prices)
     headers: dict[str, Text] = Field(default_factory=dict, description="Further headers of each request")
@@ -68,18 +77,20 @@ class OpenAIRunner(Closed):
 class NoopRunner(Closed):
     """Does nothing for some seconds: for benchmarks and tests of the machinery."""
 
+    model_config = _SAYS_TYPE
+
     type: Literal["noop"] = "noop"
     seconds: Number = 0.0
 
 
 def _runner_kind(value: Any) -> str | None:
-    """Which runner a mapping describes; one with a `command` need not say its type."""
+    """Which runner a mapping describes; only one with a `command` need not say its type."""
     if isinstance(value, BaseModel):
         return str(getattr(value, "type", None))
     if not isinstance(value, dict):
         return "command"
     given = value.get("type")
-    return str(given) if given is not None else "command" if "command" in value else "openai"
+    return str(given) if given is not None else "command" if "command" in value else None
 
 
 RunnerConfig = Annotated[

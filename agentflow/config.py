@@ -135,7 +135,12 @@ class Config(Closed):
 
     def client_url(self) -> str:
         """The server's address as redis-py writes it."""
-        return self.redis_url or f"unix://{self.socket_path()}?db=0"
+        if not self.redis_url:
+            return f"unix://{self.socket_path()}?db=0"
+        path, _, query = self.redis_url.removeprefix("redis+socket://").partition("?")
+        if path == self.redis_url.partition("?")[0]:
+            return self.redis_url
+        return f"unix://{path}?db={query.removeprefix('virtual_host=') or 0}"
 
     def role_name(self, word: str) -> str | None:
         """The role that a name, an alias or `NAME-engineer` stands for, or None."""

@@ -49,7 +49,7 @@ class AgentflowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a file: where (1-based), the value, the reason and the fix."""
+    """One thing wrong with a file: where (1-based; line 0: `file` is the whole place), value, reason, fix."""
 
     file: str
     line: int
@@ -62,7 +62,8 @@ class Problem:
     def __str__(self) -> str:
         value = f" (got {self.value})" if self.value else ""
         fix = f"\n    fix: {self.fix}" if self.fix else ""
-        return f"{self.file}:{self.line}:{self.col}: {self.code}: {self.reason}{value}{fix}"
+        place = f"{self.file}:{self.line}:{self.col}" if self.line else self.file
+        return f"{place}: {self.code}: {self.reason}{value}{fix}"
 
 
 class SpecError(AgentflowError):

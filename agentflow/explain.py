@@ -24,7 +24,12 @@ def model_problems(
     error: ValidationError, model: type[BaseModel], node: Node, source: Source
 ) -> list[Problem]:
     """The errors of a model, each with the place of its value in the document."""
-    return [_one_problem(detail, model, node, source) for detail in error.errors(include_url=False)]
+    return [
+        _one_problem(detail, model, node, source)
+        for detail in error.errors(include_url=False)
+        # A list none of whose items is right counts as too short as well.
+        if not (detail["type"] == "too_short" and detail["input"])
+    ]
 
 
 def _one_problem(detail: Mapping[str, Any], model: type[BaseModel], node: Node, source: Source) -> Problem:
@@ -43,13 +48,29 @@ def _one_problem(detail: Mapping[str, Any], model: type[BaseModel], node: Node, 
     place = node.place(location)
     if kind.startswith("af_"):
         return source.problem(kind[3:], context["reason"], place, value=value, fix=context["fix"])
-    if kind in {"literal_error", "union_tag_invalid"}:
-        expected = str(context.get("expected") or context.get("expected_tags"))
-        words = re.findall(r"'([^']+)'", expected)
-        fix = did_you_mean(str(detail["input"]), words)
+    if kind.startswith("union_tag"):
+        return _runner_type(context, location, node, source)
+    if kind == "literal_error":
+        expected = context["expected"]
+        fix = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", expected))
         return source.problem("013", f"expected {expected}", place, value=value, fix=fix)
     number = "012" if kind.endswith(("_type", "_parsing", "_from_float")) else "013"
     return source.problem(number, _in_words(kind, detail["msg"]), place, value=value)
+
+
+def _runner_type(
+    context: Mapping[str, Any], location: tuple[int | str, ...], node: Node, source: Source
+) -> Problem:
+    """A runner of a type that is not there, or of none."""
+    if "tag" not in context:
+        fix = "add type: openai, or a command"
+        return source.problem("011", "the runner's type is missing", node.place(location), fix=fix)
+    types = [tag for tag in re.findall(r"'([^']+)'", context["expected_tags"]) if tag != "name"]
+    fix = did_you_mean(context["tag"], types) or f"one of: {', '.join(types)}"
+    place = node.place((*location, "type"))
+    return source.problem(
+        "013", "there is no runner of this type", place, value=show(context["tag"]), fix=fix
+    )
 
 
 _KINDS = {

@@ -21,7 +21,7 @@ from agentflow.store.records import INTEGRATE, Event, NodeRecord, RunRecord, Wor
 
 __all__ = [
     "INTEGRATE", "Event", "Monitor", "NodeRecord", "NodeStatus", "RunRecord", "RunStatus", "WorkerRecord",
-    "WorkerStatus", "event_as_dict", "run_as_dict", "waits_for", "worker_state",
+    "WorkerStatus", "event_as_dict", "reachable", "run_as_dict", "waits_for", "worker_state",
 ]  # fmt: skip
 
 #: A worker that has not renewed its entry for this long is shown as dead (it renews every second).

@@ -55,6 +55,7 @@ class Canvas:
         self.segments = self._cut()
         self._segment_of = {node: seg for seg in self.segments.values() for node in seg}
         self.joins, self._joins_of = self._make_joins()
+        self._bodies: dict[str, Signature[Any]] = {}
 
     # -- shape -----------------------------------------------------------------------------------
 
@@ -148,8 +149,11 @@ class Canvas:
         return [c for c in self._children.get(node, ()) if c in self.segments and self._is_fork_member(c)]
 
     def body(self, join: Join) -> Signature[Any]:
-        """What a chord fires."""
-        return self.tails(join.heads)
+        """What a chord fires; built once, since every arrival names it."""
+        found = self._bodies.get(join.id)
+        if found is None:
+            found = self._bodies[join.id] = self.tails(join.heads)
+        return found
 
     def chord(self, join: Join) -> Signature[Any]:
         """The chord as Celery would write it; sent member by member (see `chords`)."""

@@ -95,6 +95,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def is_dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal cannot move its cursor."""
+    return environ.get("TERM", "dumb") == "dumb"
+
+
 def is_ascii_only(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether our signs cannot be shown there (encoding, or TERM=dumb)."""
     if environ.get("TERM") == "dumb":

@@ -7,9 +7,10 @@ the published schema, and giving one is refused with "not built yet".
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from agentflow.agents import Priority, RunnerChoice
 from agentflow.fields import (
@@ -27,6 +28,7 @@ from agentflow.fields import (
     PlainPath,
     Text,
     not_built,
+    refusal,
 )
 
 DEFAULT_RETRIES = 2
@@ -47,6 +49,27 @@ _output = _refuse_value("effect", ["change", "report"])
 _on_failure = _refuse_value("rollback", ["continue", "stop"])
 Output = Annotated[Literal["change", "report"], *_output]
 OnFailure = Annotated[Literal["continue", "stop"], *_on_failure]
+
+
+_BASE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/~^@{}+-]{0,199}")
+_TARGET = re.compile(r"(?!refs/)(?!.*(?:\.\.|//|/\.|\.lock(?:/|$)|[./]$))[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
+
+
+def _ref(pattern: re.Pattern[str], what: str, fix: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    """A name that git takes for no option and no shell for a command."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and not pattern.fullmatch(value):
+            raise refusal("014", f"this cannot be the name of {what}", fix)
+        return value
+
+    return BeforeValidator(check), WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern.pattern})$"})
+
+
+_base = _ref(_BASE, "a commit to start from", "for example HEAD, main, origin/main or v1.2")
+_target = _ref(_TARGET, "a branch", "for example agentflow/my-feature")
+BaseRef = Annotated[Text, *_base]
+TargetRef = Annotated[Text, *_target]
 
 
 class _Model(BaseModel):
@@ -126,8 +149,8 @@ class Spec(_Model):
     feature: Text = Field(max_length=200, description="What is built, in a few words; names the branch")
     goal: Text | None = Field(default=None, description="More about it, told to every agent")
     description: Text | None = Field(default=None, description="More for people")
-    base: Text = Field(default="HEAD", description="The commit to start from: a branch, tag or commit")
-    target: Text | None = Field(default=None, description="The branch to land on (agentflow/<feature>)")
+    base: BaseRef = Field(default="HEAD", description="The commit to start from: a branch, tag or commit")
+    target: TargetRef | None = Field(default=None, description="The branch to land on (agentflow/<feature>)")
     setup: Setup | None = Field(default=None, description="What a workspace needs before anything runs")
     policy: Policy = Field(default_factory=Policy, description="What holds for the whole run")
     validation: Commands = Field(
@@ -140,3 +163,15 @@ class Spec(_Model):
     strategy: NotBuilt = Field(default=None, description="concurrent, pipeline or hybrid")
     stages: NotBuilt = Field(default=None, description="Stages of a pipeline, in order")
     hooks: NotBuilt = Field(default=None, description="Commands at checkpoint, merge, validate and land")
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read and has no effect yet; to be told before a run."""
+        return self._notes
+
+    def noting(self, notes: tuple[str, ...]) -> Spec:
+        """The same spec with these notes."""
+        copy = self.model_copy()
+        object.__setattr__(copy, "_notes", notes)
+        return copy

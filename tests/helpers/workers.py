@@ -17,12 +17,16 @@ from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan, PlanNode
 from agentflow.config import Config, load_config
 from agentflow.store.client import connect
-from agentflow.store.fleet import Fleet
+from agentflow.store.events import EventLog
 from agentflow.store.ledger import Ledger
 from helpers.wait import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = {"AGENTFLOW_LEASE_TTL_MS": "1500", "AGENTFLOW_RENEW_MS": "300", "AGENTFLOW_SCAN_MS": "200"}
+
+
+#: Not series-parallel, with a fork, two joins, a line and a join that follows a line.
+DAG = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["d"], "f": ["b"], "g": ["f", "e"], "h": ["g"]}
 
 
 class Worker:
@@ -59,27 +63,37 @@ class Stage:
         self.app = make_app(self.config)
         self.workers: list[Worker] = []
 
-    def start(self, name: str = "w1", *, slots: int = 4, env: Mapping[str, str] | None = None) -> Worker:
+    def start(
+        self,
+        name: str = "w1",
+        *,
+        slots: int = 4,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "celery", "-A", "agentflow"),
+        wait: bool = True,
+    ) -> Worker:
         """Start a worker and wait until it has signed the register."""
         log = self.home / f"{name}.log"
         command = [
-            sys.executable, "-m", "celery", "-A", "agentflow", "worker",
-            "-c", str(slots), "-n", f"{name}@test", "-l", "warning",
+            sys.executable, *program, "worker", "-c", str(slots), "-n", f"{name}@test", "-l", "warning",
         ]  # fmt: skip
-        full = {**os.environ, **self.env, **(env or {}), "PYTHONPATH": str(ROOT)+os.environ.get("XP","")}
+        extra = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+        full = {**os.environ, **self.env, **(env or {}), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *extra])}
         with log.open("ab") as out:
             process = subprocess.Popen(
                 command, cwd=self.home, env=full, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
         worker = Worker(name, process, log)
         self.workers.append(worker)
-        fleet = Fleet(self.ledger.client)
+        if wait:
+            self._wait_registered(worker)
+        return worker
+
+    def _wait_registered(self, worker: Worker) -> None:
         wait_until(
-            lambda: any(w.name == worker.name and w.pid == process.pid for w in self.ledger.workers()),
+            lambda: any(w.name == worker.name and w.pid == worker.process.pid for w in self.ledger.workers()),
             timeout=30,
         )
-        assert fleet.agree_on_schema()
-        return worker
 
     def submit(self, plan: Plan, run_id: str = "run-1") -> Canvas:
         """Open a run without a repository and send its canvas."""
@@ -109,12 +123,41 @@ def stage(url: str, home: Path, env: Mapping[str, str] | None = None) -> Iterato
         found.close()
 
 
-def noop_plan(parents: Mapping[str, Sequence[str]], *, seconds: float = 0.0, **more: object) -> Plan:
-    """A plan of no-op nodes (role implementer) with these edges; `more` goes to every node."""
+def noop_plan(
+    parents: Mapping[str, Sequence[str]],
+    *,
+    seconds: float | Mapping[str, float] = 0.0,
+    optional: Sequence[str] = (),
+) -> Plan:
+    """A plan of no-op nodes (role implementer) with these edges; `seconds` for all or by node."""
     nodes = tuple(
         PlanNode(
-            id=node, role="implementer", needs=tuple(needs), runner={"type": "noop", "seconds": seconds}, **more
+            id=node,
+            role="implementer",
+            needs=tuple(needs),
+            runner={
+                "type": "noop",
+                "seconds": seconds.get(node, 0.0) if isinstance(seconds, Mapping) else seconds,
+            },
+            optional=node in optional,
         )
         for node, needs in parents.items()
     )
     return Plan(feature="no-ops", nodes=nodes)
+
+
+def starts_and_ends(found: Stage, run_id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Node -> position of its start and of its settlement in the stream."""
+    started, settled = {}, {}
+    for event in EventLog(found.ledger.client).read(run_id, count=100_000):
+        if event.kind == "node.started":
+            started[event.node] = event.id
+        elif event.kind == "node.settled":
+            assert event.node not in settled, f"{event.node} was settled twice"
+            settled[event.node] = event.id
+    return started, settled
+
+
+def place(position: str) -> tuple[int, int]:
+    first, second = position.split("-")
+    return int(first), int(second)

@@ -1,0 +1,232 @@
+"""Follow a run to its end: show its transitions, act on Ctrl-C, and outlive a supervisor that was killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from agentflow.cli import live, text
+from agentflow.cli.options import Progress
+from agentflow.errors import InfraError
+from agentflow.monitor import Event, Monitor, event_as_dict, reachable
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from agentflow.config import Config
+
+#: Times in a row that a lost Redis is looked for again before the command gives up.
+RECONNECTS = 5
+#: Between two pictures of the live view, and between two readings of the ledger for it.
+FRAME_S = 0.25
+REFRESH_S = 0.5
+
+
+class Screen(Protocol):
+    """Something that shows a run while it goes on."""
+
+    def show(self, event: Event) -> None:
+        """One transition."""
+
+    def notice(self, message: str) -> None:
+        """A word to the user."""
+
+
+class Quiet:
+    """Shows nothing but notices."""
+
+    def show(self, event: Event) -> None:
+        """Nothing."""
+
+    def notice(self, message: str) -> None:
+        """One line on stderr."""
+        text.say(message)
+
+
+class Plain(Quiet):
+    """One line per transition, on stderr."""
+
+    def __init__(self, monitor: Monitor, run_id: str) -> None:
+        self._opened_ms = monitor.run(run_id).opened_ms
+
+    def show(self, event: Event) -> None:
+        """The transition, when it says something."""
+        line = live.plain_line(event, self._opened_ms)
+        if line:
+            text.say(line)
+
+
+class Picture:
+    """The live view on stderr: drawn by a thread of rich, read from the ledger when something moved."""
+
+    def __init__(self, monitor: Monitor, run_id: str) -> None:
+        self._monitor = monitor
+        self._run_id = run_id
+        self._moved = True
+        self._read_at = 0.0
+        self._skew_ms = 0.0
+        self._notice = ""
+        self._status = monitor.status(run_id)
+        self._console = text.console(sys.stderr)
+        self._ascii = text.is_ascii_only(sys.stderr)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Draw until the block ends; the last picture stays on the screen."""
+        from rich.live import Live
+
+        with Live(
+            console=self._console,
+            get_renderable=self._draw,
+            refresh_per_second=1 / FRAME_S,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
+        ):
+            yield
+            self._moved, self._read_at = True, 0.0
+
+    def show(self, event: Event) -> None:  # noqa: ARG002 (which one it was is read from the ledger)
+        """Remember that something moved."""
+        self._moved = True
+
+    def notice(self, message: str) -> None:
+        """Show a line below the nodes."""
+        self._notice = message
+
+    def _draw(self) -> Group:
+        from dataclasses import replace
+
+        from rich.console import Group
+
+        now = time.monotonic()
+        if self._moved and now - self._read_at >= REFRESH_S:
+            self._moved = False
+            self._read_at = now
+            try:
+                self._status = self._monitor.status(self._run_id)
+            except InfraError as error:
+                self._moved = True
+                self._notice = str(error)
+        elapsed_ms = int((now - self._read_at) * 1000)
+        status = replace(self._status, now_ms=self._status.now_ms + elapsed_ms)
+        size = self._console.size
+        lines = live.view(
+            status, width=size.width, height=size.height, notice=self._notice, ascii_only=self._ascii
+        )
+        return Group(*lines)
+
+
+def attach(
+    run_id: str, *, config: Config, progress: Progress, events: bool = False, owner: bool = True
+) -> bool:
+    """Show the run until it is at rest; whether it came to rest (False: the user left it running).
+
+    As its `owner` the first Ctrl-C drains the run and the second cancels it; else Ctrl-C only leaves.
+    `events` also prints each transition as a line of JSON on stdout.
+    """
+    monitor = Monitor(config)
+    with _screen(monitor, run_id, progress, events=events) as screen:
+        if not owner:
+            try:
+                _follow(run_id, config, screen, events=events)
+            except KeyboardInterrupt:
+                return False
+            return True
+        with _interrupts(run_id, config, screen):
+            _follow(run_id, config, screen, events=events)
+    return True
+
+
+@contextmanager
+def _screen(monitor: Monitor, run_id: str, progress: Progress, *, events: bool) -> Iterator[Screen]:
+    if progress is Progress.AUTO:
+        progress = _automatic(events=events)
+    if progress is Progress.TTY:
+        picture = Picture(monitor, run_id)
+        with picture.shown():
+            yield picture
+    else:
+        yield Plain(monitor, run_id) if progress is Progress.PLAIN else Quiet()
+
+
+def _automatic(*, events: bool) -> Progress:
+    """A live view where it can be drawn; nothing beside NDJSON on the same terminal; else lines."""
+    if sys.stderr.isatty() and not (events and sys.stdout.isatty()):
+        return Progress.PLAIN if text.is_dumb_terminal() else Progress.TTY
+    return Progress.QUIET if events else Progress.PLAIN
+
+
+def _follow(run_id: str, config: Config, screen: Screen, *, events: bool) -> None:
+    """Every transition to the screen; a private server that went away is started again."""
+    from agentflow import runs
+
+    after, failures = "0", 0
+    while True:
+        try:
+            with reachable(config.client_url()):
+                for event in runs.follow(run_id, config=config, after=after):
+                    after, failures = event.id, 0
+                    screen.show(event)
+                    if events:
+                        text.put(json.dumps(event_as_dict(event)))
+        except InfraError:
+            failures += 1
+            if failures > RECONNECTS:
+                raise
+            _bring_back(config, screen, failures)
+        else:
+            return
+
+
+def _bring_back(config: Config, screen: Screen, failures: int) -> None:
+    from agentflow.local import service
+
+    screen.notice("Redis went away; looking for it again")
+    time.sleep(min(2.0, 0.1 * 2**failures))
+    service.ensure(config)
+    screen.notice("")
+
+
+@contextmanager
+def _interrupts(run_id: str, config: Config, screen: Screen) -> Iterator[None]:
+    """First Ctrl-C: drain. Second: cancel. Third: leave at once.
+
+    The handler only starts a thread: a reader that is blocked on Redis goes on, and sees the run end.
+    """
+    presses = 0
+
+    def pressed(_number: int, _frame: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 2:  # noqa: PLR2004 (drain, cancel, and out)
+            raise KeyboardInterrupt
+        verb = "drain" if presses == 1 else "cancel"
+        screen.notice(
+            "draining: running attempts finish, nothing new starts; Ctrl-C again cancels"
+            if verb == "drain"
+            else "cancelling: running attempts are ended"
+        )
+        threading.Thread(target=_control, args=(verb, run_id, config, screen), daemon=True).start()
+
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _control(verb: str, run_id: str, config: Config, screen: Screen) -> None:
+    from agentflow import runs
+
+    try:
+        with reachable(config.client_url()):
+            (runs.drain if verb == "drain" else runs.cancel)(run_id, config=config)
+    except InfraError as error:
+        screen.notice(str(error))

@@ -1,0 +1,166 @@
+"""`plan` and `schema`: what a feature file means, without running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentflow.cli import render_plan, text
+from agentflow.cli.options import JsonOption, config_of
+from agentflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from agentflow.canvas.compile import Canvas
+    from agentflow.canvas.plan import Plan
+    from agentflow.config import Config
+    from agentflow.spec.models import Spec
+
+FileArgument = Annotated[Path, typer.Argument(metavar="[FILE]", help="The feature file.")]
+DEFAULT_FILE = Path("feature.yaml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(plan)
+    app.command()(schema)
+
+
+def plan(
+    ctx: typer.Context,
+    file: FileArgument = DEFAULT_FILE,
+    *,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this node and what it needs (repeatable).")
+    ] = None,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="A Mermaid flowchart.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="A Graphviz digraph.")] = False,
+    canvas: Annotated[bool, typer.Option("--canvas", help="Only the Celery canvas.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a feature file; show waves, critical path, canvas."""
+    if sum((mermaid, dot, canvas, as_json)) > 1:
+        raise UsageError(
+            "more than one form was asked for", fix="take one of --mermaid, --dot, --canvas, --json"
+        )
+    config = config_of(ctx)
+    view = view_of(load(file, config), config, only=tuple(only or ()))
+    if as_json:
+        text.put(json.dumps(render_plan.as_dict(view), indent=2))
+        return
+    form = render_plan.mermaid if mermaid else render_plan.dot if dot else render_plan.text
+    show(view, render_plan.canvas if canvas else form)
+
+
+def schema() -> None:
+    """Print the JSON Schema of feature files."""
+    from agentflow.spec.schema import json_schema
+
+    text.put(json.dumps(json_schema(), indent=2))
+
+
+def show(view: render_plan.PlanView, form: Callable[[render_plan.PlanView], list[str]]) -> None:
+    """Print a plan in one of its forms."""
+    for line in form(view):
+        text.put(line)
+
+
+def load(file: Path, config: Config) -> Spec:
+    """Read a feature file; raises `SpecError` with all that is wrong, `UsageError` when there is none."""
+    from agentflow.spec.reader import load_spec
+
+    if not file.is_file():
+        raise UsageError(
+            f"there is no file {file}",
+            fix="`agentflow init` writes a feature.yaml to start from" if file == DEFAULT_FILE else "",
+            code="AF-USAGE-001",
+        )
+    return load_spec(file, config)
+
+
+def view_of(
+    spec: Spec, config: Config, *, only: tuple[str, ...] = (), jobs: int | None = None
+) -> render_plan.PlanView:
+    """Plan and compile a spec for showing."""
+    from celery import Celery
+
+    from agentflow import graph
+    from agentflow.canvas.compile import Canvas
+    from agentflow.canvas.plan import make_plan
+
+    made = make_plan(spec, config, only=only, jobs=jobs)
+    weight = dict.fromkeys(made.parents, 1.0)
+    return render_plan.PlanView(
+        feature=made.feature,
+        target=made.target,
+        jobs=made.max_concurrent,
+        nodes=tuple(
+            render_plan.PlannedNode(
+                id=node.id,
+                role=node.role,
+                output=node.output,
+                needs=tuple(made.parents[node.id]),
+                artifacts=node.artifacts if node.declared else (),
+                priority=node.priority,
+                optional=node.optional,
+                acceptance=node.acceptance,
+            )
+            for node in made.nodes
+        ),
+        waves=tuple(tuple(wave) for wave in graph.waves(made.parents)),
+        critical_path=tuple(graph.critical_path(made.parents, weight)),
+        overlaps=tuple(overlaps(made)),
+        canvas=tuple(canvas_lines(Canvas(made, "RUN", 1, Celery("plan", set_as_current=False)))),
+    )
+
+
+def overlaps(made: Plan) -> list[tuple[str, str, str]]:
+    """Pairs of unordered nodes that lock one path, or one a directory of the other's, and the path."""
+    holders: dict[str, list[str]] = {}
+    for node in made.nodes:
+        for path in node.locks:
+            holders.setdefault(path, []).append(node.id)
+    found: dict[tuple[str, str], str] = {}
+    order = {node.id: place for place, node in enumerate(made.nodes)}
+    for path, ids in holders.items():
+        above = [holders.get(other, []) for other in _directories(path)]
+        for a in ids:
+            for b in {other for group in (ids, *above) for other in group}:
+                if a != b and a not in made.ancestors[b] and b not in made.ancestors[a]:
+                    first, second = sorted((a, b), key=order.__getitem__)
+                    found.setdefault((first, second), path)
+    return [
+        (a, b, path) for (a, b), path in sorted(found.items(), key=lambda item: [order[i] for i in item[0]])
+    ]
+
+
+def _directories(path: str) -> list[str]:
+    """Every directory above a lock path; the tree's top is the empty path."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(len(parts))] if path else []
+
+
+def canvas_lines(canvas: Canvas) -> list[str]:
+    """The real Celery objects: what is sent at once, what each fork sends, then every chord."""
+    lines = [f"at once: {describe(canvas.tails(canvas.roots()))}"]
+    for segment in canvas.segments.values():
+        fork = canvas.fork(segment[-1])
+        if fork:
+            lines.append(f"after {segment[-1]}: {describe(canvas.tails(fork))}")
+    return lines + [describe(canvas.chord(join)) for join in canvas.joins.values()]
+
+
+def describe(signature: Any) -> str:
+    """A Celery signature with nodes for tasks: `a|b`, `group(a, b|c)`, `chord([a, b], c)`."""
+    kind = signature["task"]
+    if kind == "celery.chain":
+        return "|".join(map(describe, signature.tasks))
+    if kind == "celery.group":
+        return f"group({', '.join(map(describe, signature.tasks))})"
+    if kind == "celery.chord":
+        header = getattr(signature.tasks, "tasks", signature.tasks)
+        return f"chord([{', '.join(map(describe, header))}], {describe(signature.body)})"
+    return str(signature["args"][1]).removeprefix("@")

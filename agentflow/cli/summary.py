@@ -1,0 +1,70 @@
+"""How a run ended, for people: pure functions from `RunResult` to lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentflow.cli import text
+from agentflow.states import RunState
+
+if TYPE_CHECKING:
+    from agentflow.results import NodeResult, RunResult
+
+#: Failed nodes that are spelled out.
+FAILED_SHOWN = 10
+
+
+def lines(result: RunResult, diffstat: str = "") -> list[str]:
+    """Branch, what changed, time and speed-up, cost, failures, and the next command."""
+    said = [_outcome(result)]
+    said += [f"  {line}" for line in text.clean(diffstat).splitlines()]
+    said.append(_figures(result))
+    failed = [(name, result.nodes[name]) for name in result.failed_nodes]
+    said += [_failure(name, node) for name, node in failed[:FAILED_SHOWN]]
+    if len(failed) > FAILED_SHOWN:
+        said.append(f"  … and {len(failed) - FAILED_SHOWN} more")
+    return said + _next(result)
+
+
+def _outcome(result: RunResult) -> str:
+    commit = result.commit[:12]
+    if result.state == RunState.LANDED:
+        return f"landed on {result.branch or result.target} as {commit}: {text.one_line(result.feature)}"
+    if result.state == RunState.READY_TO_LAND:
+        return f"ready to land on {result.target} as {commit}: {text.one_line(result.feature)}"
+    reason = f" ({text.one_line(result.reason)})" if result.reason else ""
+    return f"{result.state.replace('_', ' ')}: {text.one_line(result.feature)}{reason}"
+
+
+def _figures(result: RunResult) -> str:
+    parts = [
+        f"{result.completed}/{result.total} nodes in {text.duration(result.duration_s)}",
+        f"{text.duration(result.node_seconds)} of work ({result.speedup:.1f} times as fast)",
+    ]
+    if result.skipped or result.cancelled:
+        parts.append(f"{result.skipped} skipped, {result.cancelled} cancelled")
+    if result.calls:
+        tokens = result.input_tokens + result.output_tokens
+        parts.append(f"{text.count(result.calls, 'call')}, {tokens:,} tokens, ${result.cost_usd:.2f}")
+    return " · ".join(parts)
+
+
+def _failure(name: str, node: NodeResult) -> str:
+    reason = text.one_line(node.reason) or "no reason was given"
+    return f"  failed: {name} after {text.count(node.attempts, 'attempt')}: {reason}"
+
+
+def _next(result: RunResult) -> list[str]:
+    """What can be typed now."""
+    if result.state == RunState.LANDED:
+        return [f"next: git diff {result.base[:12]}..{result.branch or result.target}"]
+    if result.state == RunState.READY_TO_LAND:
+        return [f"next: agentflow diff {result.run}; agentflow land {result.run}"]
+    steps = []
+    if result.merged_ref:
+        steps.append(f"the merged tree is kept: git worktree add --detach ../merged {result.merged_ref}")
+    if result.failed_nodes:
+        steps.append(f"look: agentflow logs {result.run} {result.failed_nodes[0]}")
+    elif result.state == RunState.FAILED:
+        steps.append(f"look: agentflow logs {result.run} integrate")
+    return [*steps, f"next: agentflow resume {result.run}"]

@@ -1,0 +1,74 @@
+"""Reads a spec: YAML or JSON, our shape or another system's, with all of its problems at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentflow.config import Config
+from agentflow.errors import Problem, SpecError
+from agentflow.explain import model_problems
+from agentflow.places import Node, Source, Unreadable, read_json, read_text, read_yaml
+from agentflow.spec.checks import check_data, resolve
+from agentflow.spec.models import Spec
+from agentflow.spec.shapes import translate
+
+#: Problems told at once; a file of another kind altogether has one in every line.
+PROBLEMS_MAX = 100
+
+
+def load_spec(path: Path, config: Config) -> Spec:
+    """The spec in a file. Raises `SpecError` with all problems, in the order of the file."""
+    try:
+        text = read_text(path, _source(str(path)))
+    except Unreadable as error:
+        raise SpecError(error.problems) from None
+    return parse_spec(text, name=str(path), config=config)
+
+
+def parse_spec(text: str, *, name: str, config: Config) -> Spec:
+    """The spec in a text; `name` stands before line and column in its problems. Raises `SpecError`."""
+    source = _source(name)
+    try:
+        node, problems = read_json(text, source) if name.endswith(".json") else read_yaml(text, source)
+    except Unreadable as error:
+        raise SpecError(error.problems) from None
+    if not isinstance(node.data, (dict, list)):
+        problem = source.problem(
+            "009", "a spec is a mapping with feature: and tasks:", (node.line, node.col),
+            fix="see `agentflow init` for one to start from",
+        )  # fmt: skip
+        raise SpecError([problem])
+    node, more, notes = translate(node, source)
+    data = node.plain()
+    spec, found = _validated(data, node, source)
+    problems += [*more, *found, *check_data(data, config, node.place, source)]
+    if problems or spec is None:
+        raise SpecError(_first(problems, source))
+    return resolve(spec, config).noting(notes)
+
+
+def _source(name: str) -> Source:
+    return Source(name, SpecError.code)
+
+
+def _validated(data: Any, node: Node, source: Source) -> tuple[Spec | None, list[Problem]]:
+    try:
+        return Spec.model_validate(data, by_alias=True, by_name=False), []
+    except ValidationError as error:
+        return None, model_problems(error, Spec, node, source)
+
+
+def _first(problems: list[Problem], source: Source) -> list[Problem]:
+    """In the order of the file, each once, and not more than anyone reads."""
+    ordered = sorted(dict.fromkeys(problems), key=lambda p: (p.line, p.col, p.code))
+    if len(ordered) <= PROBLEMS_MAX:
+        return ordered
+    last = ordered[PROBLEMS_MAX - 1]
+    rest = len(ordered) - PROBLEMS_MAX
+    return [
+        *ordered[:PROBLEMS_MAX],
+        source.problem("099", f"and {rest} more problems", (last.line, last.col)),
+    ]
