@@ -84,27 +84,30 @@ class NoopRunner(Closed):
 
 
 def _runner_kind(value: Any) -> str | None:
-    """Which runner a mapping describes; only one with a `command` need not say its type."""
+    """Which runner a mapping describes; only one with a `command` need not say its type.
+
+    The tags are no keys of a runner, so that they can be told from keys in the location of an error.
+    """
     if isinstance(value, BaseModel):
-        return str(getattr(value, "type", None))
+        return f"{getattr(value, 'type', None)} runner"
     if not isinstance(value, dict):
-        return "command"
-    given = value.get("type")
-    return str(given) if given is not None else "command" if "command" in value else None
+        return "command runner"
+    given = value.get("type", "command" if "command" in value else None)
+    return None if given is None else f"{given} runner"
 
 
 RunnerConfig = Annotated[
-    Annotated[CommandRunner, Tag("command")]
-    | Annotated[OpenAIRunner, Tag("openai")]
-    | Annotated[NoopRunner, Tag("noop")],
+    Annotated[CommandRunner, Tag("command runner")]
+    | Annotated[OpenAIRunner, Tag("openai runner")]
+    | Annotated[NoopRunner, Tag("noop runner")],
     Discriminator(_runner_kind),
 ]
 #: In a spec: the name of a configured runner, or a whole one.
 RunnerChoice = Annotated[
     Annotated[Name, Tag("name")]
-    | Annotated[CommandRunner, Tag("command")]
-    | Annotated[OpenAIRunner, Tag("openai")]
-    | Annotated[NoopRunner, Tag("noop")],
+    | Annotated[CommandRunner, Tag("command runner")]
+    | Annotated[OpenAIRunner, Tag("openai runner")]
+    | Annotated[NoopRunner, Tag("noop runner")],
     Discriminator(lambda value: _runner_kind(value) if isinstance(value, (dict, BaseModel)) else "name"),
 ]
 

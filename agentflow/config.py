@@ -147,8 +147,11 @@ class Config(Closed):
         return find_role(word, self.roles)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for `config show` and for reports."""
-        return self.model_dump(mode="json", exclude={"origins"})
+        """Plain values, for `config show` and for reports; a password in an address is masked."""
+        values = self.model_dump(mode="json", exclude={"origins"})
+        if self.redis_url:
+            values["redis_url"] = re.sub(r"(//[^/@]*:)[^/@]+@", r"\1***@", self.redis_url)
+        return values
 
 
 class ConfigFileError(ConfigError):

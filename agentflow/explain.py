@@ -65,11 +65,12 @@ def _runner_type(
     if "tag" not in context:
         fix = "add type: openai, or a command"
         return source.problem("011", "the runner's type is missing", node.place(location), fix=fix)
-    types = [tag for tag in re.findall(r"'([^']+)'", context["expected_tags"]) if tag != "name"]
-    fix = did_you_mean(context["tag"], types) or f"one of: {', '.join(types)}"
+    types = re.findall(r"'([^']+) runner'", context["expected_tags"])
+    given = context["tag"].removesuffix(" runner")
+    fix = did_you_mean(given, types) or f"one of: {', '.join(types)}"
     place = node.place((*location, "type"))
     return source.problem(
-        "013", "there is no runner of this type", place, value=show(context["tag"]), fix=fix
+        "013", "there is no runner of this type", place, value=show(given), fix=fix
     )
 
 
@@ -107,8 +108,9 @@ def keys_of(model: type[BaseModel], location: Location) -> list[str]:
 
 
 def _tag(model: type[BaseModel]) -> str:
+    """How a location names a choice among runners."""
     field = model.model_fields.get("type")
-    return str(field.default) if field else ""
+    return f"{field.default} runner" if field else ""
 
 
 def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:

@@ -19,7 +19,7 @@ _DRIVE = re.compile(r"^[A-Za-z]:")
 _IGNORABLE = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 
 
-def _path_problem(text: str) -> tuple[str, str] | None:
+def path_problem(text: str) -> tuple[str, str] | None:
     """(reason, fix) when `text` is not a plain relative path in the repository."""
     here = "a path below the top of the repository, with /: src/app.py, src/**, docs/*.md"
     if len(text) > PATH_MAX_CHARS:
@@ -72,7 +72,7 @@ def pattern_problem(text: str) -> tuple[str, str] | None:
         return "the pattern is empty", "a file, dir/** or dir/*.ext"
     if text.endswith("/") and text.strip("/"):
         return "a directory is written with **", f"{text.rstrip('/')}/**"
-    return _path_problem(text) or _wildcard_problem(text)
+    return path_problem(text) or _wildcard_problem(text)
 
 
 def _wildcard_problem(text: str) -> tuple[str, str] | None:

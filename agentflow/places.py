@@ -24,7 +24,7 @@ FILE_MAX_BYTES = 1024 * 1024
 #: Nested mappings and lists.
 DEPTH_MAX = 40
 #: Values of one file with its aliases expanded.
-NODES_MAX = 400_000
+NODES_MAX = 100_000
 VALUE_MAX_CHARS = 60
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,6 +35,7 @@ _WORDS: dict[str, Any] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+_TAG = "tag:yaml.org,2002:"
 _SURROGATES = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 Location = Sequence[int | str]
@@ -207,9 +208,9 @@ class _Composer:
             self._fail("008", f"nested more than {DEPTH_MAX} deep", _mark(event))
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
-        anchor = getattr(event, "anchor", None)
-        if anchor:
-            self._anchors[anchor] = None
+        self._check_tag(event)
+        if event.anchor:
+            self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
             node = Node(self._scalar(event), *_mark(event))
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -220,8 +221,8 @@ class _Composer:
             self._fail(
                 "008", f"more than {NODES_MAX} values, aliases counted where they are used", _mark(event)
             )
-        if anchor:
-            self._anchors[anchor] = node
+        if event.anchor:
+            self._anchors[event.anchor] = node
         return node
 
     def _alias(self, event: Any) -> Node:
@@ -233,14 +234,14 @@ class _Composer:
         return node
 
     def _scalar(self, event: Any) -> Any:
-        tag = (event.tag or "").removeprefix("tag:yaml.org,2002:")
-        if tag in {"", "!"}:
-            return scalar(event.value) if event.implicit[0] else event.value
-        if tag == "str":
-            return event.value
-        if tag not in {"int", "float", "bool", "null"}:
+        is_text = event.tag == f"{_TAG}str" or not (event.tag or event.implicit[0])
+        return event.value if is_text or event.tag == "!" else scalar(event.value)
+
+    def _check_tag(self, event: Any) -> None:
+        """Only YAML's own tags; `!!python/…` and the like are refused, not passed over."""
+        known = (None, "!", *(_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map")))
+        if event.tag not in known:
             self._fail("004", f"tags such as {event.tag} are not read", _mark(event), "leave the tag out")
-        return scalar(event.value)
 
     def _sequence(self, event: Any, depth: int) -> Node:
         node = Node([], *_mark(event))

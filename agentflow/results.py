@@ -147,5 +147,3 @@ def _node(run: RunRecord, node: NodeRecord) -> NodeResult:
         edges=node.edges,
         usage=node.usage,
     )
-
-

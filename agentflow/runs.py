@@ -175,9 +175,7 @@ def _control(run_id: str, config: Config, verb: str, reason: str) -> RunState:
     ledger = open_ledger(config)
     ledger.run(run_id)
     state, answer = ledger.control(run_id, verb, reason)
-    chords.follow_up(
-        _canvas_of(ledger, run_id), ready=answer.ready, ended=answer.ended, woken=answer.woken
-    )
+    chords.follow_up(_canvas_of(ledger, run_id), ready=answer.ready, ended=answer.ended, woken=answer.woken)
     return RunState(state)
 
 

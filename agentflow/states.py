@@ -32,9 +32,7 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-TERMINAL = frozenset(
-    {NodeState.SUCCEEDED, NodeState.FAILED, NodeState.SKIPPED, NodeState.CANCELLED}
-)
+TERMINAL = frozenset({NodeState.SUCCEEDED, NodeState.FAILED, NodeState.SKIPPED, NodeState.CANCELLED})
 CLOSED = frozenset(
     {
         RunState.READY_TO_LAND,

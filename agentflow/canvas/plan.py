@@ -161,7 +161,9 @@ def _selection(spec: Spec, only: list[str]) -> list[Task]:
     return [t for t in tasks.values() if t.id in kept]
 
 
-def _node(task: Task, spec: Spec, config: Config, rank: float, longest: float, *, allow_run: bool) -> PlanNode:
+def _node(
+    task: Task, spec: Spec, config: Config, rank: float, longest: float, *, allow_run: bool
+) -> PlanNode:
     role = config.roles[task.role]
     priority = task.priority or role.priority or "medium"
     declared = bool(task.artifacts)

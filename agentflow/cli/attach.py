@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from agentflow.cli import live, text
@@ -70,7 +70,6 @@ class Picture:
         self._run_id = run_id
         self._moved = True
         self._read_at = 0.0
-        self._skew_ms = 0.0
         self._notice = ""
         self._status = monitor.status(run_id)
         self._console = text.console(sys.stderr)
@@ -107,13 +106,10 @@ class Picture:
 
         now = time.monotonic()
         if self._moved and now - self._read_at >= REFRESH_S:
-            self._moved = False
-            self._read_at = now
-            try:
+            self._moved, self._read_at = False, now
+            # While Redis is away the last picture stays; the follower says so.
+            with suppress(InfraError):
                 self._status = self._monitor.status(self._run_id)
-            except InfraError as error:
-                self._moved = True
-                self._notice = str(error)
         elapsed_ms = int((now - self._read_at) * 1000)
         status = replace(self._status, now_ms=self._status.now_ms + elapsed_ms)
         size = self._console.size

@@ -103,8 +103,8 @@ def config_show(
     rows = []
     for key, value in _flat(values):
         row = (key, json.dumps(value, default=str, ensure_ascii=False))
-        rows.append((*row, _origin(key, config.origins)) if origin else row)
-    for line in text.table(("key", "value", "origin")[: 3 if origin else 2], rows):
+        rows.append((row[0], _origin(key, config.origins), row[1]) if origin else row)
+    for line in text.table(("key", "origin", "value") if origin else ("key", "value"), rows):
         text.put(line)
 
 

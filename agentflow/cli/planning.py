@@ -85,9 +85,8 @@ def view_of(
     spec: Spec, config: Config, *, only: tuple[str, ...] = (), jobs: int | None = None
 ) -> render_plan.PlanView:
     """Plan and compile a spec for showing."""
-    from celery import Celery
-
     from agentflow import graph
+    from agentflow.app import make_app
     from agentflow.canvas.compile import Canvas
     from agentflow.canvas.plan import make_plan
 
@@ -113,7 +112,7 @@ def view_of(
         waves=tuple(tuple(wave) for wave in graph.waves(made.parents)),
         critical_path=tuple(graph.critical_path(made.parents, weight)),
         overlaps=tuple(overlaps(made)),
-        canvas=tuple(canvas_lines(Canvas(made, "RUN", 1, Celery("plan", set_as_current=False)))),
+        canvas=tuple(canvas_lines(Canvas(made, "RUN", 1, make_app(config)))),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +25,20 @@ from agentflow.errors import AgentflowError, Exit, UsageError
 if TYPE_CHECKING:
     from agentflow.config import Config
     from agentflow.results import RunResult
+    from agentflow.runs import SubmitOptions
 
 LandOption = Annotated[bool, typer.Option("--land/--no-land", help="Move the target branch at the end.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a run is shown and ended. `owner`: Ctrl-C is meant for the run, not only for the view."""
+
+    progress: Progress = Progress.AUTO
+    events: bool = False
+    as_json: bool = False
+    land: bool = True
+    owner: bool = True
 
 
 def register(app: typer.Typer) -> None:
@@ -55,32 +68,40 @@ def run(
 ) -> None:
     """Run a feature: its tasks in parallel where the DAG allows it."""
     from agentflow import runs
-    from agentflow.local import service
 
     if sandbox not in ("auto", "off"):
         raise UsageError(f"--sandbox {sandbox!r} is not known", fix="take auto or off")
     config = config_of(ctx)
-    spec = planning.load(file, config)
     options = runs.SubmitOptions(
         only=tuple(only or ()),
         jobs=jobs,
         timeout_s=seconds(timeout),
         detach=detach,
         allow_run=sandbox == "off",
-        spec_text=file.read_text("utf-8"),
     )
     if dry_run:
+        spec = planning.load(file, config)
         planning.show(planning.view_of(spec, config, only=options.only, jobs=jobs), render_plan.text)
         return
+    execute(file, config, options, Manner(progress, events=events, as_json=as_json, land=land))
+
+
+def execute(file: Path, config: Config, options: SubmitOptions, manner: Manner) -> None:
+    """Submit a feature file for the repository of the current directory; unless detached, see it through."""
+    from agentflow import runs
+    from agentflow.local import service
+
+    spec = planning.load(file, config)
     service.ensure(config)
+    options = replace(options, spec_text=file.read_text("utf-8"))
     run_id = runs.submit(spec, config=config, repo=Path.cwd(), options=options)
+    text.say(f"run {run_id}")
     text.say("sandbox: off (not built yet)")
-    if detach:
-        text.put(json.dumps({"run": run_id}) if as_json else run_id)
+    if options.detach:
+        text.put(json.dumps({"run": run_id}) if manner.as_json else run_id)
         text.say(f"next: agentflow watch {run_id}")
         return
-    text.say(f"run {run_id}")
-    _to_the_end(run_id, config, progress=progress, events=events, land=land, as_json=as_json)
+    _to_the_end(run_id, config, manner)
 
 
 def resume(
@@ -105,7 +126,7 @@ def resume(
     if detach:
         text.put(json.dumps({"run": run_id}) if as_json else run_id)
         return
-    _to_the_end(run_id, config, progress=progress, events=events, land=land, as_json=as_json)
+    _to_the_end(run_id, config, Manner(progress, events=events, as_json=as_json, land=land))
 
 
 def watch(
@@ -151,46 +172,37 @@ def land(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption = F
 
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)
-    _tell(runs.land(run_id, config=config), config, as_json=as_json)
+    _tell(runs.land(run_id, config=config), config, Manner(as_json=as_json))
 
 
-def _to_the_end(
-    run_id: str,
-    config: Config,
-    *,
-    progress: Progress,
-    events: bool,
-    land: bool,
-    as_json: bool,
-    owner: bool = True,
-) -> None:
+def _to_the_end(run_id: str, config: Config, manner: Manner) -> None:
     """Follow, publish, land, say how it ended, and leave with the run's exit code."""
     from agentflow import runs
     from agentflow.cli.attach import attach
 
-    if not attach(run_id, config=config, progress=progress, events=events, owner=owner):
+    if not attach(run_id, config=config, progress=manner.progress, events=manner.events, owner=manner.owner):
         text.say(f"still running; agentflow watch {run_id}")
         raise typer.Exit(int(Exit.INTERRUPTED))
     try:
-        result = runs.finish(run_id, config=config, take=land)
+        result = runs.finish(run_id, config=config, take=manner.land)
     except AgentflowError as error:
         # The work is done and kept; only its landing was refused.
-        _tell(runs.result(run_id, config=config), config, as_json=as_json, to_stderr=events)
+        _tell(runs.result(run_id, config=config), config, manner)
         text.say(text.clean(error.explain()))
         raise typer.Exit(int(error.exit_code)) from None
-    _tell(result, config, as_json=as_json, to_stderr=events)
+    _tell(result, config, manner)
     raise typer.Exit(result.exit_code)
 
 
-def _tell(result: RunResult, config: Config, *, as_json: bool, to_stderr: bool = False) -> None:
+def _tell(result: RunResult, config: Config, manner: Manner) -> None:
     """The result as JSON or as lines; beside NDJSON events the lines go to stderr."""
     from agentflow.cli import summary
 
-    if as_json:
+    if manner.as_json:
         text.put(json.dumps(result.as_dict()))
         return
     for line in summary.lines(result, _diffstat(result, config)):
-        (text.say if to_stderr else text.put)(line)
+        (text.say if manner.events else text.put)(line)
 
 
 def _diffstat(result: RunResult, config: Config) -> str:

@@ -112,7 +112,7 @@ class ChatModel:
             # A connection that we cut ourselves fails in many ways; the reason is stop or deadline.
             self._check()
             raise explain(error, self.endpoint) from error
-        usage = self._pay(collector, messages, tools)
+        self._pay(collector, messages, tools)
         self._check()
         if not collector.choices:
             raise no_choices(collector.chunks)
@@ -120,7 +120,7 @@ class ChatModel:
             raise cut_stream(collector.chars)
         if collector.finish == "content_filter":
             raise filtered()
-        return collector.reply(usage)
+        return collector.reply()
 
     def _open(self, messages: Sequence[Message], tools: Sequence[Message]) -> openai.Stream[Any]:
         options: dict[str, Any] = {"tools": list(tools)} if tools else {}
@@ -138,17 +138,16 @@ class ChatModel:
         )
         return cast("openai.Stream[Any]", stream)
 
-    def _pay(self, collector: Collector, messages: Sequence[Message], tools: Sequence[Message]) -> Usage:
+    def _pay(self, collector: Collector, messages: Sequence[Message], tools: Sequence[Message]) -> None:
         """Charge the call: what was reported, else an estimate; a refused call costs no tokens."""
         if collector.reported is not None:
-            usage = self.endpoint.bill(*collector.reported, estimated=False)
+            self._charge(self.endpoint.bill(*collector.reported, estimated=False))
         elif collector.chunks:
             sent = len(json.dumps([*messages, *tools])) // CHARS_PER_TOKEN
-            usage = self.endpoint.bill(sent, collector.chars // CHARS_PER_TOKEN, estimated=True)
+            received = collector.chars // CHARS_PER_TOKEN
+            self._charge(self.endpoint.bill(sent, received, estimated=True))
         else:
-            usage = Usage(calls=1)
-        self._charge(usage)
-        return usage
+            self._charge(Usage(calls=1))
 
     def _wait_for_retry(self, again: AgainError, failures: int) -> None:
         """Sleep until the request may be sent again, or raise when it may not."""

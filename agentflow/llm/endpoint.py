@@ -64,8 +64,8 @@ class Endpoint:
             input_price=float(prices.get("input") or 0.0),
             output_price=float(prices.get("output") or 0.0),
             headers=dict(runner.get("headers") or {}),
-            max_retries=_retries(runner),
-            backoff_s=float(runner.get("backoff_s") or BACKOFF_S),
+            max_retries=int(_given(runner, "max_retries", MAX_RETRIES)),
+            backoff_s=float(_given(runner, "backoff_s", BACKOFF_S)),
         )
 
     def bill(self, sent: int, received: int, *, estimated: bool) -> Usage:
@@ -74,9 +74,10 @@ class Endpoint:
         return Usage(1, sent, received, cost, estimated)
 
 
-def _retries(runner: Mapping[str, Any]) -> int:
-    configured = runner.get("max_retries")  # 0 is a choice, absent is not
-    return MAX_RETRIES if configured is None else int(configured)
+def _given(runner: Mapping[str, Any], name: str, default: float) -> float:
+    """A number of the runner's; 0 is a choice, None is not."""
+    value = runner.get(name)
+    return default if value is None else value
 
 
 def _needs_key(base_url: str, key_name: str) -> bool:

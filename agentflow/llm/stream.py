@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from agentflow.environment import Usage
-
 #: A reply (text and arguments) longer than this is no answer to anything that we ask.
 MAX_REPLY_CHARS = 4_000_000
 
@@ -22,12 +20,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One whole answer. `finish` is the endpoint's word: stop, tool_calls, length, content_filter."""
+    """One whole answer. `finish` is the endpoint's word (stop, length, ...), `model` who it says it is."""
 
     text: str
     calls: tuple[ToolCall, ...]
     finish: str
-    usage: Usage
     model: str = ""
 
 
@@ -58,13 +55,13 @@ class Collector:
         if self.chars > MAX_REPLY_CHARS:
             raise GarbageError(f"an answer of more than {MAX_REPLY_CHARS:,} characters")
 
-    def reply(self, usage: Usage) -> Reply:
+    def reply(self) -> Reply:
         """The answer, whole."""
         calls = tuple(
             ToolCall(call.id or f"call_{place}", call.name, "".join(call.arguments))
             for place, call in enumerate(self._calls)
         )
-        return Reply("".join(self._text), calls, self.finish, usage, self.model)
+        return Reply("".join(self._text), calls, self.finish, self.model)
 
     def _feed(self, chunk: Any) -> None:
         self.chunks += 1

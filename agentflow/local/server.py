@@ -143,7 +143,8 @@ def launch(binary: Path, *, socket: Path, directory: Path, log: IO[bytes]) -> su
     check_socket_path(socket)
     for path in (socket.parent, directory):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if path.stat().st_uid != os.getuid():
+        # The directory of sockets may be in a shared one, where others can put a link of that name.
+        if path.lstat().st_uid != os.getuid():
             raise InfraError(
                 f"{path} belongs to another user",
                 why="whoever owns it could read and replace what this run keeps there",

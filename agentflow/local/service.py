@@ -25,13 +25,17 @@ DOWN_S = GRACE_S + server.STOP_TIMEOUT_S + 5
 
 @dataclass(frozen=True, slots=True)
 class LocalStatus:
-    """Process ids of what runs for a data directory (0: not running)."""
+    """What runs for a data directory: process ids (0: not running).
+
+    `worker_failures` counts workers that died at their start, in a row.
+    """
 
     supervisor: int
     server: int
     server_version: str
     worker: int
     worker_name: str
+    worker_failures: int
     socket: str
 
 

@@ -127,6 +127,7 @@ class Supervisor:
             "server_version": self._server_version,
             "worker": self._worker.pid,
             "worker_name": self._worker.name,
+            "worker_failures": self._worker.failures,
             "socket": str(self._paths.socket),
         }
 

@@ -25,8 +25,9 @@ log = logging.getLogger("agentflow.supervisor")
 
 #: Threads of the worker; runs limit themselves by `-j`, and a thread that waits costs next to nothing.
 SLOTS = 32
-#: How long a worker may take to leave before it is killed; it releases its attempts first.
-GRACE_S = 20.0
+#: How long a worker may take to leave before it is killed: its own grace for attempts that are about to
+#: end, the release of those that are not, and some.
+GRACE_S = 30.0
 #: A worker that lives shorter than this is followed after a pause, which doubles up to the last value.
 SHORT_LIFE_S = 5.0
 FIRST_PAUSE_S = 0.5
@@ -40,11 +41,12 @@ class Worker:
 
     def __init__(self, paths: Paths) -> None:
         self.name = ""
+        #: Early deaths in a row.
+        self.failures = 0
         self._paths = paths
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._kill_at = 0.0
-        self._pause_s = 0.0
         self._not_before = 0.0
 
     @property
@@ -111,8 +113,9 @@ class Worker:
             for attempt in Ledger(client).expire_worker(self.name):
                 log.info("gave back %s", attempt)
         self._process, self.name = None, ""
-        self._pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, self._pause_s * 2)) if early else 0.0
-        self._not_before = time.monotonic() + self._pause_s
+        self.failures = self.failures + 1 if early else 0
+        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.failures - 1)) if early else 0.0
+        self._not_before = time.monotonic() + pause
 
 
 def worker_environment(caller: Mapping[str, str], data_dir: Path) -> dict[str, str]:

@@ -70,6 +70,7 @@ class Agent:
             {"role": "system", "content": f"{job.instructions.strip()}\n\n{RULES}".strip()},
             {"role": "user", "content": job.prompt},
         ]
+        self.answered_by = ""
         self.turns = 0
         self.calls = 0
         self.idle = 0
@@ -98,6 +99,7 @@ class Agent:
         self.limits.check(self.turns, self.calls, self.job)
         self.turns += 1
         reply = self.model.complete(self.messages, self.tools.schemas())
+        self.answered_by = reply.model
         self.messages.append(_said(reply))
         return reply
 
@@ -141,6 +143,7 @@ class Agent:
             "attempt": self.job.attempt,
             "model": self.model.endpoint.model,
             "base_url": self.model.endpoint.base_url,
+            "answered_by": self.answered_by,
             "turns": self.turns,
             "ending": ending,
             "usage": asdict(self.job.meter.usage),

@@ -17,7 +17,9 @@ class EventLog:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def read(self, run_id: str = "", *, after: str = "0", block_ms: int = 0, count: int = 1000) -> list[Event]:
+    def read(
+        self, run_id: str = "", *, after: str = "0", block_ms: int = 0, count: int = 1000
+    ) -> list[Event]:
         """Transitions after position `after` (`run_id` empty: of every run).
 
         With `block_ms` it waits that long for the first one; an empty list means that none came.
@@ -27,7 +29,12 @@ class EventLog:
         if not raw:
             return []
         entries = raw[stream] if isinstance(raw, dict) else raw[0][1]
-        if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], list | tuple):
+        if (
+            entries
+            and isinstance(entries[0], list)
+            and entries[0]
+            and isinstance(entries[0][0], list | tuple)
+        ):
             entries = entries[0]  # RESP3 wraps the entries once more
         return [_event(position, fields, run_id) for position, fields in entries]
 

@@ -52,7 +52,19 @@ PERMANENT = frozenset({SCHEMA, RUNS, EVENTS, ROLES})
 #: Keys that are empty (hence absent) when nothing is open.
 TRANSIENT = frozenset({OPEN, LEASES, DELAYED, LEADER})
 
-_PARTS = ("plan", "open", "ready", "parked", "lockwait", "locks", "writers", "roles", "settled", "texts", "events")
+_PARTS = (
+    "plan",
+    "open",
+    "ready",
+    "parked",
+    "lockwait",
+    "locks",
+    "writers",
+    "roles",
+    "settled",
+    "texts",
+    "events",
+)
 
 
 def run(run_id: str) -> str:

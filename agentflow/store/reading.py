@@ -116,7 +116,9 @@ class Reading:
 
     def ready(self, run_id: str) -> dict[str, int]:
         """Ready nodes and since when (ms)."""
-        raw = cast("list[tuple[str, float]]", self.client.zrange(keys.part(run_id, "ready"), 0, -1, withscores=True))
+        raw = cast(
+            "list[tuple[str, float]]", self.client.zrange(keys.part(run_id, "ready"), 0, -1, withscores=True)
+        )
         return {node: int(since) for node, since in raw}
 
     def workers(self) -> list[WorkerRecord]:
@@ -167,19 +169,45 @@ def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:
         **{
             name: _int(raw, name)
             for name in (
-                "opened_ms", "closed_ms", "generation", "seq", "nodes_total", "nodes_left",
-                "max_concurrent", "timeout_ms",
+                "opened_ms",
+                "closed_ms",
+                "generation",
+                "seq",
+                "nodes_total",
+                "nodes_left",
+                "max_concurrent",
+                "timeout_ms",
             )
         },
     )
 
 
 def _node(node_id: str, raw: Mapping[str, str]) -> NodeRecord:
-    texts = ("role", "output", "reason", "base", "commit", "worker", "summary", "verdict", "feedback",
-             "conflict", "pending_commit", "pending_text")
+    texts = (
+        "role",
+        "output",
+        "reason",
+        "base",
+        "commit",
+        "worker",
+        "summary",
+        "verdict",
+        "feedback",
+        "conflict",
+        "pending_commit",
+        "pending_text",
+    )
     numbers = (
-        "attempt", "failures", "losses", "conflicts", "fence", "ready_ms", "started_ms", "ended_ms",
-        "lease_ms", "busy_ms",
+        "attempt",
+        "failures",
+        "losses",
+        "conflicts",
+        "fence",
+        "ready_ms",
+        "started_ms",
+        "ended_ms",
+        "lease_ms",
+        "busy_ms",
     )
     fields: dict[str, Any] = {name: raw.get(name, "") for name in texts}
     fields |= {name: _int(raw, name) for name in numbers}

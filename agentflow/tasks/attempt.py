@@ -193,11 +193,15 @@ def _again_on_top(attempt: Attempt, error: ConflictError) -> dict[str, Any]:
     others = getattr(error, "nodes", ())
     if attempt.record.conflicts + 1 >= MAX_CONFLICTS or not others:
         return _failed(attempt, error)
-    _requeue(attempt, error.what, counter="conflicts", edges=others, facts={"conflict": error.explain()[:1500]})
+    _requeue(
+        attempt, error.what, counter="conflicts", edges=others, facts={"conflict": error.explain()[:1500]}
+    )
     raise Retry(error.what)
 
 
-def _again(attempt: Attempt, error: AgentflowError, *, counter: str, most: int, delay_s: float) -> dict[str, Any]:
+def _again(
+    attempt: Attempt, error: AgentflowError, *, counter: str, most: int, delay_s: float
+) -> dict[str, Any]:
     if getattr(attempt.record, counter) + 1 >= most:
         return _failed(attempt, error)
     _requeue(attempt, error.what, counter=counter, delay_ms=int(delay_s * 1000), facts=_told(error))

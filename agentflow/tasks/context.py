@@ -71,7 +71,9 @@ class Context:
             canvas = self.known(run_id, generation).canvas
             chords.follow_up(canvas, ready=answer.ready, ended=answer.ended, woken=answer.woken)
 
-    def proceed(self, run_id: str, node: str, answer: Answer, *, succeeded: bool, generation: int = 0) -> None:
+    def proceed(
+        self, run_id: str, node: str, answer: Answer, *, succeeded: bool, generation: int = 0
+    ) -> None:
         """Send what follows a settlement."""
         canvas = self.known(run_id, generation).canvas
         chords.proceed(

@@ -18,6 +18,7 @@ from agentflow.tasks.claimed import Attempt
 from agentflow.workspace import acceptance, clone, commit, ingest, merge, setup
 from agentflow.workspace.store import Store
 
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What came out of an attempt: a commit on `base` ('' for a report or a no-op) and its paths."""
@@ -124,7 +125,10 @@ class GitDesk:
 
     def run(self) -> Outcome:
         """Let the runner work in the clone, until its deadline or a stop."""
-        extra = {"AGENTFLOW_REPORT": str(self._place / "report.md"), "AGENTFLOW_HANDOFF": str(self._place / "handoff.md")}
+        extra = {
+            "AGENTFLOW_REPORT": str(self._place / "report.md"),
+            "AGENTFLOW_HANDOFF": str(self._place / "handoff.md"),
+        }
         job = _job(self._attempt, self._root, self._prompt, extra, place=self._place, log=self._log)
         return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(self._root))
 

@@ -123,11 +123,17 @@ class Reconciler:
         """Close a run whose integration ended without closing it; cancel one that took too long."""
         ledger = self._context.ledger
         run = ledger.run(run_id)
-        state, closing, result, reason = ledger.fields(run_id, INTEGRATE, "state", "closing", "result", "reason")
+        state, closing, result, reason = ledger.fields(
+            run_id, INTEGRATE, "state", "closing", "result", "reason"
+        )
         if state in (NodeState.SUCCEEDED, NodeState.FAILED) and closing:
             ledger.close(run_id, RunState(closing), result=result, reason=reason)
-        elif run.timeout_ms and ledger.now_ms() - run.opened_ms > run.timeout_ms and run.state is RunState.OPEN:
-            _, answer = ledger.control(run_id, "cancel", f"the run's timeout of {run.timeout_ms / 1000:g} s passed")
+        elif (
+            run.timeout_ms and ledger.now_ms() - run.opened_ms > run.timeout_ms and run.state is RunState.OPEN
+        ):
+            _, answer = ledger.control(
+                run_id, "cancel", f"the run's timeout of {run.timeout_ms / 1000:g} s passed"
+            )
             self._context.resend(run_id, answer)
 
 

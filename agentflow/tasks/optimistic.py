@@ -74,6 +74,9 @@ def pending(attempt: Attempt) -> tuple[Outcome, Delivery] | None:
     if not record.pending_commit:
         return None
     outcome = Outcome(
-        summary=record.summary, handoff=record.pending_text, verdict=record.verdict, usage=Usage(**record.usage)
+        summary=record.summary,
+        handoff=record.pending_text,
+        verdict=record.verdict,
+        usage=Usage(**record.usage),
     )
     return outcome, Delivery(commit=record.pending_commit, paths=record.locks, base=record.base)

@@ -21,9 +21,14 @@ class Input:
 
 def build(plan: Plan, node: PlanNode, inputs: Sequence[Input], *, feedback: str, conflict: str) -> str:
     """All sections in a fixed order; a section without content is left out."""
-    return "\n\n".join(
-        f"# {title}\n\n{body.strip()}" for title, body in _sections(plan, node, inputs, feedback, conflict) if body.strip()
-    ) + "\n"
+    return (
+        "\n\n".join(
+            f"# {title}\n\n{body.strip()}"
+            for title, body in _sections(plan, node, inputs, feedback, conflict)
+            if body.strip()
+        )
+        + "\n"
+    )
 
 
 def _sections(
@@ -69,7 +74,9 @@ def _handed_over(item: Input) -> str:
     return f"## {item.node} ({item.role}): {kind}\n\n{verdict}{item.text.strip()}"
 
 
-def inputs_of(node: PlanNode, plan: Plan, texts: Mapping[str, str], verdicts: Mapping[str, str]) -> list[Input]:
+def inputs_of(
+    node: PlanNode, plan: Plan, texts: Mapping[str, str], verdicts: Mapping[str, str]
+) -> list[Input]:
     """Hand-offs and reports that exist, in the order of the spec."""
     found = []
     for other in node.inputs:

@@ -50,7 +50,9 @@ class AgentflowStep(bootsteps.StartStopStep):
         context = current()
         pool = type(parent.pool).__module__
         if any(name in pool for name in REFUSED_POOLS):
-            raise InfraError(f"the pool {pool} is refused", why="after kill -9 it loses messages", fix="--pool threads")
+            raise InfraError(
+                f"the pool {pool} is refused", why="after kill -9 it loses messages", fix="--pool threads"
+            )
         schema = Fleet(context.client).agree_on_schema()
         if schema != keys.SCHEMA_VERSION:
             raise InfraError(

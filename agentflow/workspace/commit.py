@@ -15,7 +15,7 @@ from pathlib import Path
 from agentflow.errors import PolicyViolation
 from agentflow.workspace.clone import Workspace
 from agentflow.workspace.gitcmd import Git, GitError
-from agentflow.workspace.objects import COMMITS, build_commit, parse_commit, write_commit
+from agentflow.workspace.objects import build_commit, write_commit
 from agentflow.workspace.store import Store
 
 #: What one attempt may write: bytes in all, and files.
@@ -57,13 +57,12 @@ def record(store: Store, workspace: Workspace, *, message: str, exclude: Sequenc
         wanted = f"{oid}\n^{workspace.base}\n".encode()
         options = ("--revs", "--stdout", "-q", "--delta-base-offset", "--threads=1")
         git.call("pack-objects", *options, data=wanted, target=target)
-    COMMITS.put(store.git, oid, parse_commit(data))
     return Recorded(workspace.base, oid, pack, tuple(paths))
 
 
 def _changed(git: Git, exclude: Sequence[str]) -> list[str]:
     """Paths that were written, made or removed, in order, without duplicates."""
-    listed = git.out("ls-files", "-z", "-m", "-d", "-o", "--exclude-standard")
+    listed = git.out("ls-files", "-z", "-m", "-o", "--exclude-standard")
     names = dict.fromkeys(name for name in listed.split("\0") if name)
     kept = [name for name in names if not _is_below(name, exclude)]
     nested = [name for name in kept if name.endswith("/")]
@@ -111,6 +110,8 @@ def _add(git: Git, paths: Sequence[str]) -> None:
     try:
         git.call("update-index", "--add", "--remove", "--replace", "-z", "--stdin", data=data)
     except GitError as error:
+        if "No space left" in error.stderr:
+            raise
         raise PolicyViolation(
             "some of what was written cannot be committed",
             why=error.stderr[-1000:],

@@ -67,13 +67,22 @@ def base_env() -> dict[str, str]:
     """The environment of every git command; also for those that read the user's own configuration."""
     kept = ("PATH", "TMPDIR", "LD_LIBRARY_PATH")
     env = {name: os.environ[name] for name in kept if name in os.environ}
-    return env | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+    return env | {
+        "LC_ALL": "C",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+    }
 
 
 @functools.cache
 def _hardened_env() -> dict[str, str]:
     name, _, mail = IDENTITY.rstrip(">").partition(" <")
-    who = {f"GIT_{role}_{what}": text for role in ("AUTHOR", "COMMITTER") for what, text in (("NAME", name), ("EMAIL", mail))}
+    who = {
+        f"GIT_{role}_{what}": text
+        for role in ("AUTHOR", "COMMITTER")
+        for what, text in (("NAME", name), ("EMAIL", mail))
+    }
     return {
         **base_env(),
         **who,
@@ -156,7 +165,9 @@ def _run(
     source: BinaryIO | None = None,
     target: BinaryIO | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    stdin: dict[str, object] = {"stdin": source} if source else {"input": data} if data else {"stdin": subprocess.DEVNULL}
+    stdin: dict[str, object] = (
+        {"stdin": source} if source else {"input": data} if data else {"stdin": subprocess.DEVNULL}
+    )
     try:
         return subprocess.run(  # type: ignore[call-overload,no-any-return]  # stdin or input, never both
             argv,
@@ -169,12 +180,12 @@ def _run(
             **stdin,
         )
     except FileNotFoundError as error:
-        raise InfraError(
-            "git cannot be started", why=str(error), fix="install git 2.38 or newer"
-        ) from error
+        raise InfraError("git cannot be started", why=str(error), fix="install git 2.38 or newer") from error
     except subprocess.TimeoutExpired as error:
         raise InfraError(
-            f"git did not answer within {TIMEOUT_S:g} s", why=" ".join(argv[-4:]), fix="see whether the disk answers"
+            f"git did not answer within {TIMEOUT_S:g} s",
+            why=" ".join(argv[-4:]),
+            fix="see whether the disk answers",
         ) from error
 
 

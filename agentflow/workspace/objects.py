@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from agentflow.errors import InfraError
+from agentflow.errors import InfraError, PolicyViolation
 from agentflow.workspace.gitcmd import IDENTITY, Git
 
 #: Bytes of a commit message that are kept.
@@ -69,10 +69,16 @@ class Reader:
             found += [self._header() for _ in batch]
         return found
 
-    def content(self, oid: str, kind: str) -> bytes:
-        """An object's bytes. Raises `InfraError` when it is missing or of another kind."""
+    def content(self, oid: str, kind: str, *, cap: int = 0) -> bytes:
+        """An object's bytes. Raises `InfraError` when it is missing or of another kind, and
+        `PolicyViolation` when it is larger than `cap` bytes (0: no cap); the reader is of no use then.
+        """
         self._send(f"contents {oid}\n")
         header = self._header()
+        if cap and header.size > cap:
+            raise PolicyViolation(
+                f"a {header.kind} of {header.size} bytes is larger than {cap}", code="AF-POLICY-005"
+            )
         data = self._exactly(header.size + 1)[:-1] if header.kind else b""
         if header.kind != kind:
             raise InfraError(

@@ -85,7 +85,9 @@ class Store:
 
     def has(self, commit: str) -> bool:
         """Whether this commit can be read."""
-        return self.git.call("cat-file", "-e", f"{check_oid(commit)}^{{commit}}", ok=(0, 1, 128)).returncode == 0
+        return (
+            self.git.call("cat-file", "-e", f"{check_oid(commit)}^{{commit}}", ok=(0, 1, 128)).returncode == 0
+        )
 
     def keep(self, ref: str, commit: str) -> None:
         """Make `ref` (a full name below refs/agentflow/) point to `commit`; the last writer wins."""
@@ -111,7 +113,9 @@ class Store:
     def _ref_path(self, ref: str) -> Path:
         parts = ref.split("/")
         if parts[:2] != ["refs", "agentflow"] or not all(parts) or ".." in parts or "." in parts:
-            raise InfraError(f"{ref!r} is no ref of agentflow", fix="report this; it is a defect of agentflow")
+            raise InfraError(
+                f"{ref!r} is no ref of agentflow", fix="report this; it is a defect of agentflow"
+            )
         return self.git_dir / ref
 
     @contextlib.contextmanager
@@ -150,7 +154,9 @@ def node_ref(run: str, node: str, attempt: int) -> str:
 def _alternates_line(path: Path) -> str:
     text = str(path.absolute())
     if "\n" in text or text.startswith(("#", '"')):
-        raise InfraError(f"git cannot borrow objects from {text!r}", fix="move the repository to another path")
+        raise InfraError(
+            f"git cannot borrow objects from {text!r}", fix="move the repository to another path"
+        )
     return text
 
 

@@ -6,7 +6,6 @@ each, by id, before they are walked, and a comparison stops at its cap.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,6 +20,8 @@ SYMLINK = "120000"
 GITLINK = "160000"
 #: Bytes of a path; longer ones cannot be checked out.
 PATH_MAX_BYTES = 4000
+#: Bytes of one tree object (some 400,000 names).
+TREE_MAX_BYTES = 16 * 1024 * 1024
 #: Directories below each other.
 DEPTH_MAX = 200
 
@@ -69,37 +70,40 @@ def parse_tree(data: bytes) -> dict[str, Entry]:
 
 
 class Counter:
-    """Counts the files below trees, each distinct tree once; shared by the threads of a process."""
-
-    #: Trees remembered; a count never changes.
-    MAX = 100_000
+    """Counts the files below trees, each distinct tree once."""
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
-        self._lock = threading.Lock()
 
     def files(self, reader: Reader, tree: str) -> int:
         """How many files a tree holds, however deep. Raises `PolicyViolation` beyond `DEPTH_MAX`."""
-        stack: list[tuple[str, list[Entry]]] = [(tree, _entries(reader, tree))]
+        stack = [_Counting(tree, _entries(reader, tree))]
         while stack:
-            oid, entries = stack[-1]
-            missing = next((e.oid for e in entries if e.is_tree and e.oid not in self._known), None)
-            if missing is not None:
-                if len(stack) >= DEPTH_MAX:
-                    raise PolicyViolation(f"directories lie deeper than {DEPTH_MAX}", code="AF-POLICY-007")
-                stack.append((missing, _entries(reader, missing)))
-                continue
-            self._put(oid, sum(self._known[e.oid] if e.is_tree else 1 for e in entries))
-            stack.pop()
+            top = stack[-1]
+            below = next((e.oid for e in top.left if e.oid not in self._known), None)
+            if below is None:
+                self._known[top.oid] = top.files + sum(self._known[oid] for oid in top.below)
+                stack.pop()
+            elif len(stack) < DEPTH_MAX:
+                stack.append(_Counting(below, _entries(reader, below)))
+            else:
+                raise PolicyViolation(f"directories lie deeper than {DEPTH_MAX}", code="AF-POLICY-007")
         return self._known[tree]
 
-    def _put(self, oid: str, count: int) -> None:
-        with self._lock:
-            self._known[oid] = count
+
+class _Counting:
+    """A tree whose files are being counted: its own, the trees below, those not looked at yet."""
+
+    def __init__(self, oid: str, entries: list[Entry]) -> None:
+        trees = [e for e in entries if e.is_tree]
+        self.oid = oid
+        self.files = len(entries) - len(trees)
+        self.below = [e.oid for e in trees]
+        self.left = iter(trees)
 
 
 def _entries(reader: Reader, tree: str) -> list[Entry]:
-    return list(parse_tree(reader.content(tree, "tree")).values())
+    return list(parse_tree(reader.content(tree, "tree", cap=TREE_MAX_BYTES)).values())
 
 
 @dataclass(slots=True)
@@ -126,7 +130,7 @@ class Comparison:
         return self.result
 
     def _listing(self, tree: str | None) -> dict[str, Entry]:
-        return parse_tree(self.reader.content(tree, "tree")) if tree else {}
+        return parse_tree(self.reader.content(tree, "tree", cap=TREE_MAX_BYTES)) if tree else {}
 
     def _room_for(self, more: int) -> None:
         if len(self.result.changes) + more > self.cap:

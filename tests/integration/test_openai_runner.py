@@ -87,6 +87,7 @@ def test_everything_is_in_the_transcript_and_the_log(serve: Serve, tmp_path: Pat
     job = job_for(serve({"calls": [{"list": {}}]}, finish()), tmp_path)
     run(job)
     head, *messages = transcript(job)
+    assert head["answered_by"] == "scripted"
     assert (head["node"], head["ending"], head["usage"]["calls"]) == ("n1", "finished", 2)
     assert [m["role"] for m in messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert "turn 1: list {}" in job.log.read_text()

@@ -51,7 +51,7 @@ def test_precedence_and_origins(home, project):
     assert config.origins["slots"] == "env AGENTFLOW_SLOTS"
     assert config.origins["idle_minutes"] == f"project {project}/agentflow.yaml:2"
     assert config.origins["redis.url"] == "flag --redis-url"
-    assert load(project, home).origins["redis.url"] == f"user {home}/.config/agentflow/agentflow.yaml:3"
+    assert load(project, home).origins["redis.url"] == f"user {home}/.config/agentflow/agentflow.yaml:4"
 
 
 def test_the_projects_file_is_looked_for_up_to_the_top_of_the_repository(home, project):
@@ -116,9 +116,10 @@ def test_a_bad_value_of_the_environment_is_named(home):
         load(None, home, {"redis.url": "localhost"})
 
 
-def test_a_bad_value_is_not_shown_with_the_password_of_a_good_one(home):
-    config = load(None, home, AGENTFLOW_REDIS_URL="redis://:hunter2@host/0")
-    assert config.client_url() == config.broker_url() == "redis://:hunter2@host/0"
+def test_a_password_is_used_but_not_shown(home):
+    config = load(None, home, AGENTFLOW_REDIS_URL="rediss://me:hunter2@host:6380/0")
+    assert config.client_url() == config.broker_url() == "rediss://me:hunter2@host:6380/0"
+    assert config.as_dict()["redis_url"] == "rediss://me:***@host:6380/0"
 
 
 def test_an_unknown_runner_is_refused_with_a_guess(home):

@@ -1,0 +1,154 @@
+"""Deterministic merges: the same commits give the same merge commit, whoever merges them and wherever.
+
+What could differ is fixed: inputs are reduced (an ancestor of another input adds nothing), sorted by id
+and folded two at a time; identity, message and date of a merge come from its inputs alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentflow.errors import ConflictError, InfraError
+from agentflow.workspace.gitcmd import check_oid
+from agentflow.workspace.objects import COMMITS, Reader, build_commit, parse_commit, write_commit
+from agentflow.workspace.store import Store
+from agentflow.workspace.trees import Comparison
+
+#: Changed paths of one side that are compared for twins; more cannot come through ingest in one run.
+_COMPARED_MAX = 1_000_000
+
+
+class MergeConflict(ConflictError):
+    """Commits that do not merge: `paths` clash between the two `commits`."""
+
+    code = "AF-CONFLICT-001"
+
+    def __init__(self, paths: Sequence[str], commits: tuple[str, str], why: str = "") -> None:
+        self.paths = tuple(paths)
+        self.commits = commits
+        shown = ", ".join(self.paths[:10])
+        super().__init__(
+            f"{shown} cannot be merged",
+            why=why or f"commits {commits[0][:12]} and {commits[1][:12]} change the same lines",
+            fix="let one task need the other, or declare the path under `artifacts:` of both",
+        )
+
+
+def merge_all(store: Store, commits: Sequence[str], base: str) -> str:
+    """One commit that holds all of `commits` (on top of `base`, their common ancestor).
+
+    None: `base`. One: itself. The result does not depend on their order. Raises `MergeConflict`.
+    """
+    tips = _reduced(store, commits, base)
+    merged = tips[0]
+    for tip in tips[1:]:
+        merged = _merge(store, merged, tip)
+    return merged
+
+
+def merges_clean(store: Store, commit: str, others: Sequence[str], base: str) -> list[str]:
+    """The paths on which `commit` clashes with the merge of `others`; empty when it merges."""
+    try:
+        merge_all(store, [merge_all(store, others, base), commit], base)
+    except MergeConflict as conflict:
+        return list(conflict.paths)
+    return []
+
+
+def _reduced(store: Store, commits: Sequence[str], base: str) -> list[str]:
+    """The commits that are no ancestors of others, sorted; the base when there are none."""
+    distinct = sorted({check_oid(c) for c in commits} - {base})
+    if len(distinct) <= 1:
+        return distinct or [check_oid(base)]
+    return sorted(store.git.out("merge-base", "--independent", *distinct).split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Clash:
+    """A merge that is known not to work."""
+
+    paths: tuple[str, ...]
+    why: str = ""
+
+
+class _Merges:
+    """Merges made in this process; the same pair always gives the same result."""
+
+    #: Pairs remembered.
+    MAX = 4096
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, str, str], str | _Clash] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Path, str, str]) -> str | _Clash | None:
+        return self._known.get(key)
+
+    def put(self, key: tuple[Path, str, str], found: str | _Clash) -> None:
+        with self._lock:
+            self._known[key] = found
+            while len(self._known) > self.MAX:
+                self._known.pop(next(iter(self._known)))
+
+
+_MERGES = _Merges()
+
+
+def _merge(store: Store, one: str, other: str) -> str:
+    """The merge commit of two commits, neither of which holds the other. Raises `MergeConflict`."""
+    first, second = sorted((one, other))
+    key = (store.git_dir, first, second)
+    found = _MERGES.get(key)
+    if found is None:
+        found = _make(store, first, second)
+        _MERGES.put(key, found)
+    if isinstance(found, _Clash):
+        raise MergeConflict(found.paths, (first, second), found.why)
+    return found
+
+
+def _make(store: Store, first: str, second: str) -> str | _Clash:
+    done = store.git.call(
+        "merge-tree",
+        "--write-tree",
+        "--no-messages",
+        "--name-only",
+        "--allow-unrelated-histories",
+        "-z",
+        first,
+        second,
+        ok=(0, 1),
+    )
+    tree, *paths = done.stdout.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
+    if done.returncode == 1:
+        return _Clash(tuple(sorted({p for p in paths if p})))
+    ours, theirs = store.commit(first), store.commit(second)
+    twins = _new_twins(store, tree, ours.tree, theirs.tree)
+    if twins:
+        return _Clash(twins, "the names differ only in case or Unicode form: one file on some systems")
+    date = max(ours.date, theirs.date) + 1
+    oid, data = build_commit(tree, [first, second], date, f"Merge {first[:12]} and {second[:12]}")
+    write_commit(store.objects, oid, data)
+    COMMITS.put(store.git, oid, parse_commit(data))
+    return oid
+
+
+def _new_twins(store: Store, tree: str, *sides: str) -> tuple[str, ...]:
+    """Names that are twins in the merged tree and are so in neither side (ATTACKS D22)."""
+    with Reader(store.git) as reader:
+        found = [{p for pair in Comparison(reader, _COMPARED_MAX).run(side, tree).twins for p in pair} for side in sides]
+    # A twin that stands in one side already is new against the other only; new to both is the merge's.
+    return tuple(sorted(set.intersection(*found)))
+
+
+def check_commit(store: Store, commit: str) -> None:
+    """Raise `InfraError` when the store does not hold `commit`."""
+    if not store.has(commit):
+        raise InfraError(
+            f"commit {commit} is not in the store",
+            why=f"{store.git_dir} was cleaned or belongs to another data directory",
+            fix="run the feature again",
+        )
