@@ -43,16 +43,13 @@ def make_app(config: Config) -> Celery:
     app = Celery("agentflow", set_as_current=True)
     app.config_from_object(settings())
     url = config.broker_url()
-    app.conf.broker_url = url
-    app.conf.result_backend = _backend_url(url)
-    app.conf.task_queues = [queue(SYSTEM_QUEUE), *(queue(role) for role in sorted(config.roles))]
-    app.conf.imports = ("agentflow.tasks.roles", "agentflow.tasks.integrate", "agentflow.tasks.worker")
+    app.conf.update(
+        broker_url=url,
+        result_backend=url,
+        task_queues=[queue(SYSTEM_QUEUE), *(queue(role) for role in sorted(config.roles))],
+        imports=("agentflow.tasks.roles", "agentflow.tasks.integrate", "agentflow.tasks.worker"),
+    )
     return app
-
-
-def _backend_url(broker_url: str) -> str:
-    """Results live on the broker's Redis; the backend spells a unix socket's database the same way."""
-    return broker_url
 
 
 @functools.cache

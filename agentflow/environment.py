@@ -11,16 +11,31 @@ from typing import Any, Protocol
 from agentflow.errors import AttemptCancelled
 from agentflow.process import Completed, run_tree
 
+#: What commands are given of the worker's environment; secrets are never among it.
+ENVIRON_KEPT = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH"}
+)
+
+
+def clean_environ(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of an attempt's commands: an allow-list of the worker's, and `extra`."""
+    kept = {name: text for name, text in environ.items() if name in ENVIRON_KEPT or name.startswith("LC_")}
+    return {**kept, **extra}
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an attempt spent. Tokens and calls are counts, cost is US dollars."""
+    """What an attempt spent. Tokens and calls are counts, cost is US dollars; CPU and memory are those
+    of its child processes.
+    """
 
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
     estimated: bool = False
+    cpu_s: float = 0.0
+    peak_memory_mb: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -29,6 +44,8 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cost_usd + other.cost_usd,
             self.estimated or other.estimated,
+            self.cpu_s + other.cpu_s,
+            max(self.peak_memory_mb, other.peak_memory_mb),
         )
 
 
@@ -140,7 +157,10 @@ class Outcome:
 class Environment(Protocol):
     """Where an attempt's commands run."""
 
-    root: Path
+    @property
+    def root(self) -> Path:
+        """The directory that they run in."""
+        ...
 
     def execute(
         self,

@@ -69,9 +69,7 @@ def _runner_type(
     given = context["tag"].removesuffix(" runner")
     fix = did_you_mean(given, types) or f"one of: {', '.join(types)}"
     place = node.place((*location, "type"))
-    return source.problem(
-        "013", "there is no runner of this type", place, value=show(given), fix=fix
-    )
+    return source.problem("013", "there is no runner of this type", place, value=show(given), fix=fix)
 
 
 _KINDS = {

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agentflow.config import Config
 from agentflow.errors import Exit
 from agentflow.states import NodeState, RunState
 from agentflow.store.ledger import Ledger
@@ -76,9 +75,8 @@ class RunResult:
         return asdict(self)
 
 
-def build_result(ledger: Ledger, config: Config, run_id: str) -> RunResult:
+def build_result(ledger: Ledger, run_id: str) -> RunResult:
     """Read the run's outcome from the ledger."""
-    del config
     run = ledger.run(run_id)
     records = ledger.nodes(run_id)
     records.pop(INTEGRATE, None)

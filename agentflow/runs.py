@@ -14,27 +14,30 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agentflow.app import get_app
 from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas, parse_plan
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan, make_plan
-from agentflow.config import Config
-from agentflow.errors import ConflictError, UsageError
+from agentflow.config import Config, load_config
+from agentflow.errors import ConflictError, SpecError, UsageError
+from agentflow.local import service
 from agentflow.results import RunResult, build_result
-from agentflow.spec.models import Spec
+from agentflow.spec.checks import check_spec
+from agentflow.spec.models import Spec, Task
 from agentflow.states import CLOSED, RunState
-from agentflow.store import keys
 from agentflow.store.client import check, connect
 from agentflow.store.events import EventLog
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import Event, RunRecord
-from agentflow.workspace import inspect, land as landing
+from agentflow.workspace import gc as collecting
+from agentflow.workspace import inspect
+from agentflow.workspace import land as landing
 from agentflow.workspace.store import Store
 
 #: Milliseconds that `follow` waits for a transition before it looks at the run itself.
@@ -61,8 +64,18 @@ def open_ledger(config: Config) -> Ledger:
     return Ledger(client)
 
 
-def submit(spec: Spec, *, config: Config, repo: Path, options: SubmitOptions | None = None) -> str:
-    """Start a run and return its id. Nothing is sent before the whole run stands in the ledger."""
+def submit(
+    spec: Spec,
+    *,
+    config: Config,
+    repo: Path,
+    options: SubmitOptions | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> str:
+    """Start a run and return its id. Nothing is sent before the whole run stands in the ledger.
+
+    `tell` is given what the user should know (uncommitted changes are not part of the run, ...).
+    """
     options = options or SubmitOptions()
     plan = make_plan(
         spec,
@@ -74,6 +87,9 @@ def submit(spec: Spec, *, config: Config, repo: Path, options: SubmitOptions | N
     )
     target = plan.target or f"agentflow/{slug(spec.feature)}"
     facts = inspect.check_repository(repo, spec.base or "HEAD", target)
+    if tell:
+        for note in (*spec.notes, *facts.notes):
+            tell(note)
     run_id = new_run_id(spec.feature)
     plan = plan.model_copy(update={"base": facts.base, "target": target})
     store = Store.open(config.data_dir, facts.project, facts.objects)
@@ -124,18 +140,19 @@ def finish(run_id: str, *, config: Config, take: bool = True) -> RunResult:
         _publish(ledger, config, run)
     if take and run.state is RunState.READY_TO_LAND:
         return land(run_id, config=config)
-    return build_result(ledger, config, run_id)
+    return build_result(ledger, run_id)
 
 
 def land(run_id: str, *, config: Config) -> RunResult:
-    """Move the target branch to the run's result, all or nothing.
+    """Move the target branch to the run's result, all or nothing. Landing twice is harmless.
 
-    A target that moved meanwhile is not overwritten: `ConflictError`. Landing twice is harmless.
+    A target that moved meanwhile is never overwritten: the run is integrated (merged and validated) again
+    on top of it, once; if it moves again meanwhile, `ConflictError`.
     """
     ledger = open_ledger(config)
     run = ledger.run(run_id)
     if run.state is RunState.LANDED:
-        return build_result(ledger, config, run_id)
+        return build_result(ledger, run_id)
     if run.state is not RunState.READY_TO_LAND:
         raise UsageError(
             f"run {run_id} cannot land: it is {run.state}",
@@ -143,11 +160,43 @@ def land(run_id: str, *, config: Config) -> RunResult:
             fix=f"`agentflow status {run_id}` says what is missing; `agentflow resume {run_id}` goes on",
         )
     if run.repo:
-        git_dir = _publish(ledger, config, run)
-        landed = landing.land(git_dir, commit=run.result, branch=run.target, base=run.base, run=run_id)
-        ledger.client.hset(keys.run(run_id), "branch", landed.branch)
+        try:
+            branch = _move_branch(ledger, config, run)
+        except landing.TargetMovedError as moved:
+            run = _integrate_on(ledger, config, run, moved)
+            branch = _move_branch(ledger, config, run)
+        ledger.landed_as(run_id, branch)
     ledger.close(run_id, RunState.LANDED, result=run.result)
-    return build_result(ledger, config, run_id)
+    return build_result(ledger, run_id)
+
+
+def _move_branch(ledger: Ledger, config: Config, run: RunRecord) -> str:
+    git_dir = _publish(ledger, config, run)
+    landed = landing.land(git_dir, commit=run.result, branch=run.target, run=run.id)
+    collecting.release_base(git_dir, run.id)
+    return landed.branch
+
+
+def _integrate_on(
+    ledger: Ledger, config: Config, run: RunRecord, moved: landing.TargetMovedError
+) -> RunRecord:
+    """Merge and validate once more, with what the target holds now; raises when that fails."""
+    service.ensure(config)
+    answer = ledger.reopen(run.id, onto=moved.current)
+    if answer is None:
+        raise moved
+    canvas = _canvas_of(ledger, run.id)
+    chords.send(canvas, answer.ready)
+    for _ in follow(run.id, config=config, after=EventLog(ledger.client).last(run.id)):
+        pass
+    again = ledger.run(run.id)
+    if again.state is not RunState.READY_TO_LAND:
+        raise ConflictError(
+            f"{moved.what}, and the work does not fit on top of it: {again.reason}",
+            fix=f"merge {moved.branch} and the run's nodes yourself, or run the feature again",
+            code="AF-CONFLICT-004",
+        )
+    return again
 
 
 def _publish(ledger: Ledger, config: Config, run: RunRecord) -> Path:
@@ -219,7 +268,86 @@ def _arrive_again(ledger: Ledger, canvas: Canvas) -> None:
 
 def result(run_id: str, *, config: Config) -> RunResult:
     """What the run came to, or has come to so far."""
-    return build_result(open_ledger(config), config, run_id)
+    return build_result(open_ledger(config), run_id)
+
+
+def diff(run_id: str, node: str | None, *, config: Config, stat: bool = False) -> str:
+    """What the run (or one node) changed, as a patch or as `--stat` lines; '' when nothing came out."""
+    ledger = open_ledger(config)
+    run = ledger.run(run_id)
+    if node is None:
+        one, other = run.base, run.result
+    else:
+        record = ledger.node(run_id, node)
+        one, other = record.base or run.base, record.commit
+    if not other or not run.repo:
+        return ""
+    store = Store.open(config.data_dir, run.project, Path(run.repo))
+    show = landing.diffstat if stat else landing.diff
+    return show(store.git_dir, one, other)
+
+
+def log_files(run_id: str, node: str | None, *, config: Config) -> list[Path]:
+    """The logs and transcripts on this machine, of one node or of all, oldest attempt first."""
+    open_ledger(config).run(run_id)
+    folder = config.data_dir / "runs" / run_id / "logs"
+    found = [p for p in folder.glob("*") if p.is_file() and (node is None or _is_log_of(p.name, node))]
+    return sorted(found, key=lambda p: (p.stat().st_mtime, p.name))
+
+
+def _is_log_of(name: str, node: str) -> bool:
+    """Logs are named `<node>.<attempt>[.acceptance|.transcript].<ending>`; ids may hold dots."""
+    return re.match(re.escape(node) + r"\.\d+\.", name) is not None
+
+
+def gc(*, config: Config, older_than_s: float, dry_run: bool = False) -> list[str]:
+    """Remove what closed runs left: refs, logs, workspaces. Landed branches stay. What went, by name."""
+    ledger = open_ledger(config)
+    before = ledger.now_ms() - older_than_s * 1000
+    gone = [r for r in ledger.runs() if r.state in CLOSED and r.closed_ms < before]
+    for run in gone if not dry_run else ():
+        repo = Path(run.repo)
+        store = Store.open(config.data_dir, run.project, repo) if run.repo and repo.exists() else None
+        git_dir = inspect.git_dir_of(Path(run.root)) if store else None
+        collecting.forget_run(store, git_dir, run.id)
+        if store:
+            collecting.prune(store)
+        shutil.rmtree(config.data_dir / "runs" / run.id, ignore_errors=True)
+        ledger.forget(run.id)
+    return [f"run {run.id} ({run.state})" for run in gone]
+
+
+def plan(spec: Spec | Sequence[Task], *, config: Config | None = None, feature: str = "feature") -> Plan:
+    """The plan of a spec or of tasks made in Python. Raises `SpecError` with everything that is wrong."""
+    config = config or load_config(Path.cwd())
+    return make_plan(_checked(spec, config, feature), config)
+
+
+def run(
+    spec: Spec | Sequence[Task],
+    *,
+    repo: Path | str = ".",
+    feature: str = "feature",
+    config: Config | None = None,
+    options: SubmitOptions | None = None,
+    take: bool = True,
+) -> RunResult:
+    """Run a feature to its end and land it (`take`); the same as `agentflow run`, from Python."""
+    config = config or load_config(Path(repo))
+    checked = _checked(spec, config, feature)
+    service.ensure(config)
+    run_id = submit(checked, config=config, repo=Path(repo), options=options)
+    for _ in follow(run_id, config=config):
+        pass
+    return finish(run_id, config=config, take=take)
+
+
+def _checked(spec: Spec | Sequence[Task], config: Config, feature: str) -> Spec:
+    whole = spec if isinstance(spec, Spec) else Spec(feature=feature, tasks=tuple(spec))
+    problems = check_spec(whole, config)
+    if problems:
+        raise SpecError(problems)
+    return whole
 
 
 def _canvas_of(ledger: Ledger, run_id: str) -> Canvas:

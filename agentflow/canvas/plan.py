@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentflow import graph
+from agentflow.agents import RoleConfig
 from agentflow.canvas.routing import priority_of
 from agentflow.config import Config
 from agentflow.errors import UsageError
@@ -82,7 +83,6 @@ class Plan(_Frozen):
     validation: tuple[Command, ...] = ()
     on_failure: Literal["continue", "stop"] = "continue"
     max_concurrent: int = 0
-    strict_artifacts: bool = False
     env: Mapping[str, str] = Field(default_factory=dict)
     allow_run: bool = False
     timeout_s: float = 0.0
@@ -137,7 +137,6 @@ def make_plan(
         validation=tuple(spec.validation),
         on_failure=spec.policy.on_failure,
         max_concurrent=jobs or spec.policy.max_concurrent or config.slots,
-        strict_artifacts=spec.policy.strict_artifacts,
         env=dict(spec.env),
         allow_run=allow_run,
         timeout_s=timeout_s or 0.0,
@@ -164,15 +163,16 @@ def _selection(spec: Spec, only: list[str]) -> list[Task]:
 def _node(
     task: Task, spec: Spec, config: Config, rank: float, longest: float, *, allow_run: bool
 ) -> PlanNode:
-    role = config.roles[task.role]
+    name = config.role_name(task.role) or task.role
+    role = config.roles[name]
     priority = task.priority or role.priority or "medium"
     declared = bool(task.artifacts)
     is_change = task.output == "change"
     artifacts = tuple(task.artifacts) or (tuple(role.artifacts) if is_change else ())
-    runner = _runner(task, spec, config, allow_run=allow_run)
+    runner = _runner(task, role, spec, config, allow_run=allow_run)
     return PlanNode(
         id=task.id,
-        role=task.role,
+        role=name,
         prompt=task.prompt or "",
         instructions=role.instructions or "",
         output=task.output,
@@ -189,7 +189,7 @@ def _node(
         rank=rank,
         timeout_s=task.timeout or spec.policy.timeout or DEFAULT_TIMEOUT_S,
         retries=task.retries if task.retries is not None else spec.policy.retries,
-        retry_delay_s=task.retry_delay or 0.0,
+        retry_delay_s=task.retry_delay or spec.policy.retry_delay or 0.0,
         optional=task.optional,
         role_limit=role.max_concurrent,
         runner=runner,
@@ -198,15 +198,13 @@ def _node(
     )
 
 
-def _runner(task: Task, spec: Spec, config: Config, *, allow_run: bool) -> dict[str, Any]:
+def _runner(task: Task, role: RoleConfig, spec: Spec, config: Config, *, allow_run: bool) -> dict[str, Any]:
     """The runner's whole configuration: of the task, else the spec, the role, the default."""
-    role = config.roles[task.role]
     chosen = task.runner or spec.runner or role.runner or config.default_runner
     if isinstance(chosen, str):
         settings = config.runners[chosen].model_dump(mode="json")
     else:
-        settings = dict(chosen) if isinstance(chosen, Mapping) else chosen.model_dump(mode="json")
-        settings.setdefault("type", "command" if "command" in settings else "openai")
+        settings = chosen.model_dump(mode="json")
     for name in ("model", "temperature", "max_tokens", "tools"):
         value = getattr(role, name, None)
         if value is not None and settings["type"] == "openai":

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Times in a row that a lost Redis is looked for again before the command gives up.
 RECONNECTS = 5
+#: Between two looks at whether the private worker stays alive.
+WORKER_LOOK_S = 2.0
 #: Between two pictures of the live view, and between two readings of the ledger for it.
 FRAME_S = 0.25
 REFRESH_S = 0.5
@@ -128,7 +130,7 @@ def attach(
     `events` also prints each transition as a line of JSON on stdout.
     """
     monitor = Monitor(config)
-    with _screen(monitor, run_id, progress, events=events) as screen:
+    with _screen(monitor, run_id, progress, events=events) as screen, _worker_watched(config, screen):
         if not owner:
             try:
                 _follow(run_id, config, screen, events=events)
@@ -179,6 +181,29 @@ def _follow(run_id: str, config: Config, screen: Screen, *, events: bool) -> Non
             _bring_back(config, screen, failures)
         else:
             return
+
+
+@contextmanager
+def _worker_watched(config: Config, screen: Screen) -> Iterator[None]:
+    """Say so when the private worker dies at every start: the run would wait without a word."""
+    from agentflow.local import service
+
+    ended = threading.Event()
+
+    def watch() -> None:
+        told = 1
+        while not ended.wait(WORKER_LOOK_S):
+            status = service.status(config)
+            if status and status.worker_failures > told:
+                told = status.worker_failures
+                screen.notice(f"the worker has died at its start {told} times: {service.last_words(config)}")
+
+    if config.redis_url is None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _bring_back(config: Config, screen: Screen, failures: int) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,15 +138,20 @@ def _redis(config: Config) -> Check:
 
 
 def _data_dir(config: Config) -> Check:
-    folder = config.data_dir
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return Check(
-        "data directory",
-        ok=folder.is_dir() and os.access(folder, os.W_OK | os.X_OK),
-        found=str(config.data_dir) + ("" if config.data_dir.exists() else " (made by the first run)"),
-        fix=f"make {folder} writable, or set AGENTFLOW_HOME",
-    )
+    """Whether something can be made there; asked by doing it, since rights alone do not tell."""
+    folder = _nearest(config.data_dir)
+    found = str(config.data_dir) + ("" if folder == config.data_dir else " (made by the first run)")
+    fix = f"make {folder} writable, or set AGENTFLOW_HOME"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".agentflow-doctor-", dir=folder):
+            return Check("data directory", ok=True, found=found)
+    except OSError as error:
+        return Check("data directory", ok=False, found=f"{config.data_dir}: {error.strerror}", fix=fix)
+
+
+def _nearest(folder: Path) -> Path:
+    """The directory itself, or the first above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _socket(config: Config) -> Check:
@@ -159,9 +165,7 @@ def _socket(config: Config) -> Check:
 
 
 def _disk(config: Config) -> Check:
-    folder = config.data_dir
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder = _nearest(config.data_dir)
     free = shutil.disk_usage(folder).free / 1e9
     return Check(
         "disk",

@@ -96,6 +96,8 @@ def config_show(
     """Print every key of the configuration."""
     config = config_of(ctx)
     values = config.as_dict()
+    # Shown as it is written in the file, and as its origin is kept.
+    values["redis.url"] = values.pop("redis_url")
     if as_json:
         shown = {"values": values, "origins": config.origins} if origin else values
         text.put(json.dumps(shown, indent=2, default=str))

@@ -70,10 +70,9 @@ def surroundings(
 ) -> None:
     """Take the options that come before the command."""
     # The worker's side of the code reads the configuration from the process' own surroundings.
+    flags = {"data_dir": data_dir.resolve() if data_dir else None, "redis.url": redis_url}
     os.chdir(directory)
-    ctx.obj = Surroundings(
-        Path.cwd(), {"data_dir": data_dir.resolve() if data_dir else None, "redis.url": redis_url}
-    )
+    ctx.obj = Surroundings(Path.cwd(), flags)
 
 
 for module in (running, looking, planning, house, demo):

@@ -55,10 +55,10 @@ ProgressOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 EventsOption = Annotated[bool, typer.Option("--events", help="Print transitions as NDJSON on stdout.")]
 RunArgument = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; else the newest.")
+    str | None, typer.Argument(metavar="RUN", help="A run's id or its beginning; else the newest.")
 ]
 WordsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN] [NODE]", help="Without RUN: the newest run.")
+    list[str] | None, typer.Argument(metavar="RUN] [NODE", help="Without RUN: the newest run.")
 ]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agentflow.config import Config
     from agentflow.spec.models import Spec
 
-FileArgument = Annotated[Path, typer.Argument(metavar="[FILE]", help="The feature file.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The feature file.")]
 DEFAULT_FILE = Path("feature.yaml")
 
 

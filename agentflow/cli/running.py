@@ -94,7 +94,9 @@ def execute(file: Path, config: Config, options: SubmitOptions, manner: Manner) 
     spec = planning.load(file, config)
     service.ensure(config)
     options = replace(options, spec_text=file.read_text("utf-8"))
-    run_id = runs.submit(spec, config=config, repo=Path.cwd(), options=options)
+    run_id = runs.submit(
+        spec, config=config, repo=Path.cwd(), options=options, tell=lambda note: text.say(text.clean(note))
+    )
     text.say(f"run {run_id}")
     text.say("sandbox: off (not built yet)")
     if options.detach:
@@ -141,7 +143,7 @@ def watch(
     """Follow a run to its end; Ctrl-C leaves it running."""
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)
-    _to_the_end(run_id, config, progress=progress, events=events, land=land, as_json=as_json, owner=False)
+    _to_the_end(run_id, config, Manner(progress, events=events, as_json=as_json, land=land, owner=False))
 
 
 def cancel(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption = False) -> None:

@@ -170,6 +170,12 @@ def down(config: Config) -> bool:
     return server.shut_down(paths.socket) or was_up
 
 
+def last_words(config: Config) -> str:
+    """The end of the worker's log, and where it is."""
+    log = paths_of(config).log("worker")
+    return f"{server.last_lines(log, 1)} (see {log})"
+
+
 def status(config: Config) -> LocalStatus | None:
     """What runs for the data directory; None when nothing does (or Redis is not ours). Starts nothing."""
     if config.redis_url is not None:

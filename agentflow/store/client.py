@@ -58,7 +58,7 @@ def check(client: redis.Redis, url: str) -> None:
             code="AF-INFRA-001",
         ) from error
     version = str(info.get("redis_version", "0"))
-    if int(version.split(".")[0]) < 7:  # noqa: PLR2004 (allow-oom flags came with 7.0)
+    if int(version.split(".", maxsplit=1)[0]) < 7:  # noqa: PLR2004 (allow-oom flags came with 7.0)
         raise InfraError(
             f"Redis {version} is too old",
             why="the ledger's scripts need 7.0 or newer",

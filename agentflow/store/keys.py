@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | `af:schema` | string | version of this layout | none | the installation |
 | `af:runs` | zset | run id -> opened (ms) | none, trimmed by gc | the installation |
-| `af:events` | stream | every transition of every run, about the last 10,000 | none, trimmed | the installation |
+| `af:events` | stream | every transition of every run, the last 10,000 | none, trimmed | the installation |
 | `af:leases` | zset | `run|node|fence` -> end of lease (ms) | empties itself | running attempts |
 | `af:delayed` | zset | `run|node` -> due (ms) | empties itself | delayed nodes |
 | `af:open` | set | ids of runs that are not closed | empties itself | open runs |

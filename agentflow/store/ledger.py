@@ -29,8 +29,8 @@ _ENDABLE = {
     state: ",".join(s for s in sources(state) if s == NodeState.RUNNING)
     for state in (NodeState.SUCCEEDED, NodeState.FAILED, NodeState.CANCELLED)
 }
-_UNFINISHED = ",".join((RunState.OPEN, RunState.DRAINING, RunState.CANCELLING))
-_REOPENABLE = ",".join((RunState.FAILED, RunState.CONFLICT, RunState.CANCELLED))
+_UNFINISHED = f"{RunState.OPEN},{RunState.DRAINING},{RunState.CANCELLING}"
+_REOPENABLE = f"{RunState.FAILED},{RunState.CONFLICT},{RunState.CANCELLED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,11 @@ class Ledger(Reading):
         run_id = str(run["id"])
         now = self.now_ms()
         pipe = self.client.pipeline(transaction=True)
+        fields: Any = dict(run)
         pipe.hset(
             keys.run(run_id),
             mapping={
-                **run,
+                **fields,
                 "state": RunState.OPEN.value,
                 "opened_ms": now,
                 "generation": 1,
@@ -145,14 +146,24 @@ class Ledger(Reading):
         )
         return bool(head[0] == "closed")
 
-    def reopen(self, run_id: str, *, landing: bool = False) -> Answer | None:
+    def reopen(self, run_id: str, *, onto: str = "") -> Answer | None:
         """Open a closed run again; None when it is not one that can be reopened.
 
-        `landing`: also a run that is ready to land (its target moved: integrate again).
+        `onto`: a run that is ready to land, whose target moved to this commit: integrate again on it.
         """
-        allowed = _REOPENABLE + ("," + RunState.READY_TO_LAND if landing else "")
-        answer = scripts.transition(self.client, "reopen", run_id, allowed)
+        allowed = RunState.READY_TO_LAND.value if onto else _REOPENABLE
+        answer = scripts.transition(self.client, "reopen", run_id, allowed, onto)
         return answer if answer.head[0] == "reopened" else None
+
+    def landed_as(self, run_id: str, branch: str) -> None:
+        """Note the branch that the result went to (a name that was taken gets a suffix)."""
+        self.client.hset(keys.run(run_id), "branch", branch)
+
+    def forget(self, run_id: str) -> None:
+        """Remove every key of a closed run."""
+        order = [n.id for n in self.nodes(run_id).values()]
+        self.client.zrem(keys.RUNS, run_id)
+        self.client.delete(*keys.parts(run_id), *(keys.node(run_id, node) for node in order))
 
     def is_closed(self, run_id: str) -> bool:
         """Whether the run has come to an end."""

@@ -14,7 +14,7 @@ from agentflow.store import keys
 from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord, WorkerRecord
 
 
-class RunNotFound(UsageError):
+class RunNotFoundError(UsageError):
     """The ledger has no run of that name."""
 
     code = "AF-RUN-001"
@@ -28,14 +28,14 @@ class Reading:
 
     def now_ms(self) -> int:
         """Redis' clock, the one that shared facts are stamped with."""
-        seconds, micros = cast("tuple[int, int]", self.client.time())
+        seconds, micros = self.client.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     def run(self, run_id: str) -> RunRecord:
-        """One run; raises `RunNotFound`."""
+        """One run; raises `RunNotFoundError`."""
         raw = cast("dict[str, str]", self.client.hgetall(keys.run(run_id)))
         if not raw:
-            raise RunNotFound(
+            raise RunNotFoundError(
                 f"there is no run {run_id!r}",
                 fix="`agentflow runs` lists the runs that are known here",
             )
@@ -57,7 +57,7 @@ class Reading:
         """The run's plan as it was submitted."""
         raw = cast("str | None", self.client.get(keys.part(run_id, "plan")))
         if raw is None:
-            raise RunNotFound(f"the plan of run {run_id!r} is not in the ledger")
+            raise RunNotFoundError(f"the plan of run {run_id!r} is not in the ledger")
         return cast("dict[str, Any]", json.loads(raw))
 
     def generation(self, run_id: str) -> int:
@@ -68,7 +68,7 @@ class Reading:
         """Every node of a run in the plan's order, the integration last."""
         raw = cast("str | None", self.client.hget(keys.run(run_id), "order"))
         if raw is None:
-            raise RunNotFound(f"there is no run {run_id!r}", fix="`agentflow runs` lists the runs")
+            raise RunNotFoundError(f"there is no run {run_id!r}", fix="`agentflow runs` lists the runs")
         return self.some_nodes(run_id, json.loads(raw))
 
     def some_nodes(self, run_id: str, ids: list[str]) -> dict[str, NodeRecord]:
@@ -79,11 +79,11 @@ class Reading:
         return {n: _node(n, raw) for n, raw in zip(ids, pipe.execute(), strict=True) if raw}
 
     def node(self, run_id: str, node: str) -> NodeRecord:
-        """One node; raises `RunNotFound`."""
+        """One node; raises `RunNotFoundError`."""
         raw = cast("dict[str, str]", self.client.hgetall(keys.node(run_id, node)))
         if not raw:
             self.run(run_id)
-            raise RunNotFound(
+            raise RunNotFoundError(
                 f"run {run_id} has no node {node!r}", fix=f"`agentflow status {run_id}` lists its nodes"
             )
         return _node(node, raw)
@@ -161,6 +161,7 @@ def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:
         root=raw.get("root", ""),
         base=raw.get("base", ""),
         branch=raw.get("branch", ""),
+        onto=raw.get("onto", ""),
         target=raw.get("target", ""),
         detached=raw.get("detached") == "1",
         result=raw.get("result", ""),

@@ -14,7 +14,10 @@ INTEGRATE = "@integrate"
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run. `repo` is the repository's object directory, `root` its work tree. `result` is the commit to land (or the merged tree of a failed validation)."""
+    """One run. `repo` is the repository's object directory, `root` its work tree, `onto` the
+    target's commit to integrate on when it has moved. `result` is the commit to land (or the merged tree
+    of a failed validation).
+    """
 
     id: str
     state: RunState
@@ -36,6 +39,7 @@ class RunRecord:
     detached: bool = False
     result: str = ""
     branch: str = ""
+    onto: str = ""
     reason: str = ""
 
 

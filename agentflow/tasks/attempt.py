@@ -10,16 +10,15 @@ says, acceptance decides before the settlement. Everything that an attempt raise
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 
-from agentflow.canvas.plan import Plan, PlanNode
+from agentflow.canvas.plan import PlanNode
 from agentflow.environment import Outcome
 from agentflow.errors import (
     AgentflowError,
@@ -31,8 +30,8 @@ from agentflow.errors import (
 )
 from agentflow.states import NodeState
 from agentflow.store.client import Unreachable
-from agentflow.store.ledger import Claim, Ledger
-from agentflow.store.records import NodeRecord, RunRecord
+from agentflow.store.ledger import Claim
+from agentflow.store.records import NodeRecord
 from agentflow.store.scripts import Answer
 from agentflow.tasks import optimistic
 from agentflow.tasks.attempts import ATTEMPTS
@@ -49,6 +48,8 @@ MAX_CONFLICTS = 5
 MAX_DELAY_S = 300.0
 #: Seconds that a settlement is tried again while Redis is away.
 SETTLE_PATIENCE_S = 60.0
+#: Characters of a failed attempt's output that the next one is told.
+FEEDBACK_CAP = 6000
 DRAINED = "the worker is leaving"
 
 
@@ -113,32 +114,31 @@ def settle(attempt: Attempt, outcome: Outcome, delivery: Delivery) -> dict[str, 
     is_optimistic = bool(delivery.paths) and not attempt.node.declared
     while True:
         seq = optimistic.check(attempt, delivery) if is_optimistic else ""
-        answer = _patiently(
-            attempt,
-            lambda seq=seq: attempt.ledger.settle(  # type: ignore[misc]
-                attempt.run.id,
-                attempt.node.id,
-                attempt.claim.fence,
-                NodeState.SUCCEEDED,
-                commit=delivery.commit,
-                paths=delivery.paths,
-                seq=seq,
-                facts=attempt.facts(outcome, base=delivery.base, pending_commit=""),
-                text=outcome.handoff or (outcome.summary if attempt.node.output == "report" else ""),
-            ),
-        )
+        answer = _patiently(attempt, partial(_settle_success, attempt, outcome, delivery, seq))
         if answer.head[0] == "locked":
             optimistic.wait_for_lock(attempt, outcome, delivery, answer.head[1])
             raise Ignore
         if answer.head[0] == "settled":
-            return proceed(attempt, answer, NodeState.SUCCEEDED, commit=delivery.commit, outcome=outcome)
+            return proceed(attempt, answer, NodeState.SUCCEEDED, commit=delivery.commit)
         if answer.head[0] == "superseded":
             raise Ignore
 
 
-def proceed(
-    attempt: Attempt, answer: Answer, state: NodeState, *, commit: str = "", outcome: Outcome | None = None
-) -> dict[str, Any]:
+def _settle_success(attempt: Attempt, outcome: Outcome, delivery: Delivery, seq: str) -> Answer:
+    return attempt.ledger.settle(
+        attempt.run.id,
+        attempt.node.id,
+        attempt.claim.fence,
+        NodeState.SUCCEEDED,
+        commit=delivery.commit,
+        paths=delivery.paths,
+        seq=seq,
+        facts=attempt.facts(outcome, base=delivery.base, pending_commit=""),
+        text=outcome.handoff or (outcome.summary if attempt.node.output == "report" else ""),
+    )
+
+
+def proceed(attempt: Attempt, answer: Answer, state: NodeState, *, commit: str = "") -> dict[str, Any]:
     """Continue: the chain carries on by itself; forks, joins and woken nodes are sent."""
     attempt.context.proceed(
         attempt.run.id,
@@ -153,7 +153,7 @@ def proceed(
         "state": state.value,
         "attempt": attempt.claim.attempt,
         "commit": commit,
-        "cost_usd": outcome.usage.cost_usd if outcome else 0.0,
+        "cost_usd": attempt.meter.usage.cost_usd,
     }
 
 
@@ -204,14 +204,15 @@ def _again(
 ) -> dict[str, Any]:
     if getattr(attempt.record, counter) + 1 >= most:
         return _failed(attempt, error)
-    _requeue(attempt, error.what, counter=counter, delay_ms=int(delay_s * 1000), facts=_told(error))
+    _requeue(attempt, error.what, counter=counter, delay_ms=int(delay_s * 1000), facts=_told(attempt, error))
     raise Retry(error.what)
 
 
-def _told(error: AgentflowError) -> dict[str, str | int | float]:
-    """What the next attempt, and the user, is told of this one."""
+def _told(attempt: Attempt, error: AgentflowError) -> dict[str, str | int | float]:
+    """What the next attempt, and the user, is told of this one; and what it cost."""
     feedback = getattr(error, "feedback", "")
-    return {"feedback": f"{error.what}\n{error.why}\n{feedback}".strip()[-6000:]}
+    told = f"{error.what}\n{error.why}\n{feedback}".strip()
+    return {"feedback": told[-FEEDBACK_CAP:], **attempt.spent()}
 
 
 def _failed(attempt: Attempt, error: AgentflowError) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def _failed(attempt: Attempt, error: AgentflowError) -> dict[str, Any]:
             attempt.claim.fence,
             NodeState.FAILED,
             reason=reason,
-            facts={**_told(error), "code": error.code},
+            facts={**_told(attempt, error), "code": error.code},
         ),
     )
     if answer.head[0] == "superseded":
@@ -259,12 +260,12 @@ def _requeue(
     attempt.context.resend(attempt.run.id, answer, generation=attempt.claim.generation)
 
 
-def _patiently(attempt: Attempt, transition: Any) -> Answer:
+def _patiently(attempt: Attempt, transition: Callable[[], Answer]) -> Answer:
     """A settlement outlives an absence of Redis; the fence decides whether it still counts."""
     until = time.monotonic() + SETTLE_PATIENCE_S
     while True:
         try:
-            answer: Answer = transition()
+            answer = transition()
         except Unreachable:
             if time.monotonic() > until:
                 raise

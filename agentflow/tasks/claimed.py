@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 from agentflow.canvas.plan import Plan, PlanNode
-from agentflow.environment import Outcome, Usage
+from agentflow.environment import Meter, Outcome, Usage
 from agentflow.store.ledger import Claim, Ledger
 from agentflow.store.records import NodeRecord, RunRecord
 from agentflow.tasks.attempts import Held
@@ -25,6 +24,7 @@ class Attempt:
     record: NodeRecord
     claim: Claim
     held: Held
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def ledger(self) -> Ledger:
@@ -35,9 +35,11 @@ class Attempt:
         """What the settlement records besides the state."""
         facts: dict[str, str | int | float] = dict(more)
         if outcome:
-            facts |= {
-                "summary": outcome.summary[:500],
-                "verdict": outcome.verdict,
-                "usage": json.dumps(asdict(outcome.usage)),
-            }
-        return facts
+            facts |= {"summary": outcome.summary[:500], "verdict": outcome.verdict}
+        return facts | self.spent()
+
+    def spent(self) -> dict[str, str | int | float]:
+        """The node's usage with this attempt's added: failed attempts are paid for too."""
+        if self.meter.usage == Usage():
+            return {}
+        return {"usage": json.dumps(asdict(Usage(**self.record.usage) + self.meter.usage))}

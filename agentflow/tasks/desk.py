@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +11,10 @@ from agentflow.errors import AcceptanceFailed, AttemptError
 from agentflow.runners.registry import make_runner
 from agentflow.tasks import bases, prompt
 from agentflow.tasks.claimed import Attempt
+from agentflow.tasks.surroundings import surroundings
 from agentflow.workspace import acceptance, clone, commit, ingest, merge, setup
-from agentflow.workspace.store import Store
+from agentflow.workspace.commands import Terms
+from agentflow.workspace.store import Store, node_ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class EmptyDesk:
 
     def run(self) -> Outcome:
         """Run the runner without files."""
-        job = _job(self._attempt, Path(), "", {})
+        job = _job(self._attempt, Path(), "")
         return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(Path()))
 
     def deliver(self, outcome: Outcome) -> Delivery:
@@ -116,20 +114,15 @@ class GitDesk:
         sources = (*attempt.plan.parents[attempt.node.id], *attempt.claim.edges)
         found = bases.commits(attempt.ledger, attempt.run.id, sources)
         self._base = merge.merge_all(self._store, found, attempt.run.base)
-        shutil.rmtree(self._place, ignore_errors=True)
+        clone.remove_tree(self._place)
         self._place.mkdir(parents=True)
         self._workspace = clone.prepare(self._store, self._base, self._root)
         self._provide_setup()
         self._prompt = self._build_prompt()
-        (self._place / "prompt.md").write_text(self._prompt, "utf-8")
 
     def run(self) -> Outcome:
         """Let the runner work in the clone, until its deadline or a stop."""
-        extra = {
-            "AGENTFLOW_REPORT": str(self._place / "report.md"),
-            "AGENTFLOW_HANDOFF": str(self._place / "handoff.md"),
-        }
-        job = _job(self._attempt, self._root, self._prompt, extra, place=self._place, log=self._log)
+        job = _job(self._attempt, self._root, self._prompt, place=self._place, log=self._log)
         return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(self._root))
 
     def deliver(self, outcome: Outcome) -> Delivery:
@@ -154,15 +147,9 @@ class GitDesk:
                 code="AF-ATTEMPT-002",
                 feedback="You finished without changing any file that git tracks or would track.",
             )
-        ingest.check(
-            self._store,
-            recorded,
-            allowed=node.artifacts or None,
-            strict=self._attempt.plan.strict_artifacts,
-        )
-        ref = f"refs/agentflow/{run.id}/nodes/{node.id}/{self._attempt.claim.attempt}"
-        ingest.ingest(self._store, recorded, ref)
-        return Delivery(commit=recorded.commit, paths=tuple(recorded.paths), base=self._base)
+        ref = node_ref(run.id, node.id, self._attempt.claim.attempt)
+        paths = ingest.ingest(self._store, recorded, ref, allowed=node.artifacts or None)
+        return Delivery(commit=recorded.commit, paths=paths, base=self._base)
 
     def judge(self, delivery: Delivery) -> None:
         """The node's acceptance on a clean checkout of its commit."""
@@ -176,34 +163,33 @@ class GitDesk:
             commands=node.acceptance,
             expect=node.expect,
             setup=self._attempt.plan.setup,
-            env=_env(self._attempt, {}),
+            env=_env(self._attempt),
             data_dir=self._attempt.context.config.data_dir,
             scratch=self._place / "acceptance",
             deadline=self._deadline,
             stop=self._attempt.held.stop,
             log=self._run_dir / "logs" / f"{self._name}.acceptance.log",
+            cache=self._run_dir / "verdicts" / str(self._attempt.claim.generation),
         )
         if not verdict.ok:
             raise AcceptanceFailed(verdict.reason, code="AF-ACCEPTANCE-001", feedback=verdict.output)
 
     def close(self) -> None:
         """Remove the workspace; commits, logs and transcripts are kept elsewhere."""
-        shutil.rmtree(self._place, ignore_errors=True)
+        clone.remove_tree(self._place)
 
     def _provide_setup(self) -> None:
-        plan = self._attempt.plan
-        if plan.setup is not None:
-            setup.provide(
-                self._store,
-                plan.setup,
-                self._base,
-                self._root,
-                data_dir=self._attempt.context.config.data_dir,
-                env=_env(self._attempt, {}),
-                deadline=self._deadline,
-                stop=self._attempt.held.stop,
-                log=self._run_dir / "logs" / "setup.log",
-            )
+        terms = Terms(
+            _env(self._attempt), self._deadline, self._attempt.held.stop, self._run_dir / "logs" / "setup.log"
+        )
+        setup.provide(
+            self._store,
+            self._attempt.plan.setup,
+            self._base,
+            self._root,
+            data_dir=self._attempt.context.config.data_dir,
+            terms=terms,
+        )
 
     def _build_prompt(self) -> str:
         attempt = self._attempt
@@ -225,22 +211,15 @@ def _message(attempt: Attempt, outcome: Outcome) -> str:
     return f"{attempt.node.id}: {title}\n\n{trailer}\n"
 
 
-def _env(attempt: Attempt, extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the node's commands, beyond the allow-list that runners start from."""
-    return {
-        **attempt.node.env,
-        "AGENTFLOW_RUN": attempt.run.id,
-        "AGENTFLOW_NODE": attempt.node.id,
-        "AGENTFLOW_ATTEMPT": str(attempt.claim.attempt),
-        **extra,
-    }
+def _env(attempt: Attempt) -> dict[str, str]:
+    node = attempt.node
+    return surroundings(attempt.run.id, node.id, attempt.claim.attempt, node.env)
 
 
 def _job(
     attempt: Attempt,
     root: Path,
     text: str,
-    extra: Mapping[str, str],
     *,
     place: Path | None = None,
     log: Path | None = None,
@@ -258,10 +237,11 @@ def _job(
         output=node.output,
         artifacts=node.artifacts,
         runner=node.runner,
-        env=_env(attempt, extra),
+        env=_env(attempt),
         deadline=attempt.held.deadline,
         log=log or place / "log",
         transcript=log.with_suffix(".transcript.jsonl") if log else place / "transcript",
         prompt_file=place / "prompt.md",
         stop=attempt.held.stop,
+        meter=attempt.meter,
     )

@@ -7,10 +7,9 @@ deterministic, so two workers that merge the same commits make the same object.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -24,7 +23,8 @@ from agentflow.store.ledger import Claim
 from agentflow.store.records import INTEGRATE, NodeRecord
 from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context, current
-from agentflow.workspace import acceptance, merge
+from agentflow.tasks.surroundings import surroundings
+from agentflow.workspace import acceptance, clone, merge
 from agentflow.workspace.store import Store
 
 log = logging.getLogger("agentflow.integrate")
@@ -59,7 +59,7 @@ def integrate(self: Any, run_id: str, node_id: str = INTEGRATE) -> dict[str, Any
     with ATTEMPTS.holding(run_id, node_id, claim.fence, INTEGRATE_TIMEOUT_S) as held:
         try:
             closing = _conclude(context, run_id, held.stop, held.deadline)
-        except (InfraError, AttemptCancelled, Unreachable, OSError) as error:
+        except (InfraError, AttemptCancelled, OSError, *Unreachable) as error:
             return _again(context, run_id, claim, str(error))
         except AgentflowError as error:
             closing = Closing(_state_of(error), reason=error.what)
@@ -93,7 +93,7 @@ def _close(context: Context, run_id: str, claim: Claim, closing: Closing) -> dic
     if answer.head[0] == "superseded":
         raise Ignore
     context.ledger.close(run_id, closing.state, result=closing.result, reason=closing.reason)
-    shutil.rmtree(context.run_dir(run_id) / "work", ignore_errors=True)
+    clone.remove_tree(context.run_dir(run_id) / "work")
     return {"run": run_id, "node": INTEGRATE, "state": closing.state.value, "commit": closing.result}
 
 
@@ -112,8 +112,10 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     if not run.repo:
         state = RunState.FAILED if failed else RunState.READY_TO_LAND
         return Closing(state, reason=_failed_reason(failed))
-    store = Store.open(context.config.data_dir, run.project, _path(run.repo))
+    store = Store.open(context.config.data_dir, run.project, Path(run.repo))
     commits = [nodes[n.id].commit for n in known.plan.nodes if nodes[n.id].commit]
+    if run.onto:
+        commits.append(run.onto)
     merged = merge.merge_all(store, commits, run.base)
     store.keep(f"refs/agentflow/{run_id}/merged", merged)
     if failed:
@@ -129,12 +131,6 @@ def _failed_reason(failed: list[str]) -> str:
     return "failed: " + ", ".join(failed) if failed else ""
 
 
-def _path(text: str) -> Any:
-    from pathlib import Path
-
-    return Path(text)
-
-
 def _validate(
     context: Context, run_id: str, store: Store, merged: str, stop: Stop, deadline: float
 ) -> Closing:
@@ -143,8 +139,7 @@ def _validate(
     if not plan.validation:
         return Closing(RunState.READY_TO_LAND, merged)
     scratch = context.run_dir(run_id) / "work" / "validation"
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(scratch)
+    clone.remove_tree(scratch)
     verdict = acceptance.judge(
         store,
         commit=merged,
@@ -152,7 +147,7 @@ def _validate(
         commands=plan.validation,
         expect="green",
         setup=plan.setup,
-        env={**plan.env, "AGENTFLOW_RUN": run_id, "AGENTFLOW_NODE": INTEGRATE, "AGENTFLOW_ATTEMPT": "1"},
+        env=surroundings(run_id, INTEGRATE, 1, plan.env),
         data_dir=context.config.data_dir,
         scratch=scratch,
         deadline=deadline,

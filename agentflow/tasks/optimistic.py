@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from agentflow.environment import Outcome, Usage
+from agentflow.environment import Outcome
 from agentflow.errors import ConflictError
 from agentflow.store.records import NodeRecord
 from agentflow.tasks.claimed import Attempt
@@ -73,10 +73,5 @@ def pending(attempt: Attempt) -> tuple[Outcome, Delivery] | None:
     record = attempt.record
     if not record.pending_commit:
         return None
-    outcome = Outcome(
-        summary=record.summary,
-        handoff=record.pending_text,
-        verdict=record.verdict,
-        usage=Usage(**record.usage),
-    )
+    outcome = Outcome(summary=record.summary, handoff=record.pending_text, verdict=record.verdict)
     return outcome, Delivery(commit=record.pending_commit, paths=record.locks, base=record.base)

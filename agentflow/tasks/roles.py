@@ -20,7 +20,8 @@ def register(app: Celery, role: str) -> None:
     """Give a role its Celery task on this application; harmless when it has one."""
     name = ROLE_TASK + role
     if name not in app.tasks:
-        app.task(name=name, bind=True, **_OPTIONS)(_body(role))
+        task: Any = app.task(name=name, bind=True, **_OPTIONS)
+        task(_body(role))
 
 
 def _body(role: str) -> Callable[[Any, str, str], dict[str, Any]]:

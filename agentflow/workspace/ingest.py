@@ -105,7 +105,9 @@ def _check_trees(reader: Reader, base: str, new: str, allowed: Sequence[str] | N
     """The tree policy. The comparison is bounded, so it can come first."""
     difference = Comparison(reader, CHANGED_MAX_FILES).run(base, new)
     if not reader.content(new, "tree"):
-        raise PolicyViolation("every file was deleted", fix="keep what the task does not name", code="AF-POLICY-008")
+        raise PolicyViolation(
+            "every file was deleted", fix="keep what the task does not name", code="AF-POLICY-008"
+        )
     policy.check_twins(difference.twins)
     policy.check_changes(difference.changes, allowed)
     policy.check_contents(reader, difference.changes, WRITTEN_MAX_BYTES)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentflow.errors import ConflictError, InfraError
+from agentflow.errors import ConflictError
 from agentflow.workspace.gitcmd import check_oid
 from agentflow.workspace.objects import COMMITS, Reader, build_commit, parse_commit, write_commit
 from agentflow.workspace.store import Store
@@ -21,7 +21,7 @@ from agentflow.workspace.trees import Comparison
 _COMPARED_MAX = 1_000_000
 
 
-class MergeConflict(ConflictError):
+class MergeConflictError(ConflictError):
     """Commits that do not merge: `paths` clash between the two `commits`."""
 
     code = "AF-CONFLICT-001"
@@ -40,7 +40,7 @@ class MergeConflict(ConflictError):
 def merge_all(store: Store, commits: Sequence[str], base: str) -> str:
     """One commit that holds all of `commits` (on top of `base`, their common ancestor).
 
-    None: `base`. One: itself. The result does not depend on their order. Raises `MergeConflict`.
+    None: `base`. One: itself. The result does not depend on their order. Raises `MergeConflictError`.
     """
     tips = _reduced(store, commits, base)
     merged = tips[0]
@@ -53,7 +53,7 @@ def merges_clean(store: Store, commit: str, others: Sequence[str], base: str) ->
     """The paths on which `commit` clashes with the merge of `others`; empty when it merges."""
     try:
         merge_all(store, [merge_all(store, others, base), commit], base)
-    except MergeConflict as conflict:
+    except MergeConflictError as conflict:
         return list(conflict.paths)
     return []
 
@@ -98,7 +98,7 @@ _MERGES = _Merges()
 
 
 def _merge(store: Store, one: str, other: str) -> str:
-    """The merge commit of two commits, neither of which holds the other. Raises `MergeConflict`."""
+    """The merge commit of two commits, neither of which holds the other. Raises `MergeConflictError`."""
     first, second = sorted((one, other))
     key = (store.git_dir, first, second)
     found = _MERGES.get(key)
@@ -106,7 +106,7 @@ def _merge(store: Store, one: str, other: str) -> str:
         found = _make(store, first, second)
         _MERGES.put(key, found)
     if isinstance(found, _Clash):
-        raise MergeConflict(found.paths, (first, second), found.why)
+        raise MergeConflictError(found.paths, (first, second), found.why)
     return found
 
 
@@ -116,7 +116,6 @@ def _make(store: Store, first: str, second: str) -> str | _Clash:
         "--write-tree",
         "--no-messages",
         "--name-only",
-        "--allow-unrelated-histories",
         "-z",
         first,
         second,
@@ -139,16 +138,9 @@ def _make(store: Store, first: str, second: str) -> str | _Clash:
 def _new_twins(store: Store, tree: str, *sides: str) -> tuple[str, ...]:
     """Names that are twins in the merged tree and are so in neither side (ATTACKS D22)."""
     with Reader(store.git) as reader:
-        found = [{p for pair in Comparison(reader, _COMPARED_MAX).run(side, tree).twins for p in pair} for side in sides]
+        found = [
+            {p for pair in Comparison(reader, _COMPARED_MAX).run(side, tree).twins for p in pair}
+            for side in sides
+        ]
     # A twin that stands in one side already is new against the other only; new to both is the merge's.
     return tuple(sorted(set.intersection(*found)))
-
-
-def check_commit(store: Store, commit: str) -> None:
-    """Raise `InfraError` when the store does not hold `commit`."""
-    if not store.has(commit):
-        raise InfraError(
-            f"commit {commit} is not in the store",
-            why=f"{store.git_dir} was cleaned or belongs to another data directory",
-            fix="run the feature again",
-        )

@@ -68,7 +68,10 @@ def check_changes(changes: Sequence[Change], allowed: Sequence[str] | None) -> N
         problem = name_problem(change.path) if change.old is None else None
         if problem:
             raise PolicyViolation(
-                f"the name {change.path!r} cannot be taken", why=problem[0], fix=problem[1], code="AF-POLICY-010"
+                f"the name {change.path!r} cannot be taken",
+                why=problem[0],
+                fix=problem[1],
+                code="AF-POLICY-010",
             )
     _check_places([c.path for c in changes], allowed)
 

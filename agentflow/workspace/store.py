@@ -111,12 +111,11 @@ class Store:
         shutil.rmtree(self._ref_path(prefix), ignore_errors=True)
 
     def _ref_path(self, ref: str) -> Path:
+        """The file of a ref; names of runs and nodes that git takes for no ref name are encoded."""
         parts = ref.split("/")
-        if parts[:2] != ["refs", "agentflow"] or not all(parts) or ".." in parts or "." in parts:
-            raise InfraError(
-                f"{ref!r} is no ref of agentflow", fix="report this; it is a defect of agentflow"
-            )
-        return self.git_dir / ref
+        if parts[:2] != ["refs", "agentflow"] or not all(parts):
+            raise InfraError(f"{ref!r} is no ref of agentflow", fix="report this; it is a defect of agentflow")
+        return self.git_dir.joinpath(*map(ref_part, parts))
 
     @contextlib.contextmanager
     def quarantine(self) -> Iterator[Path]:
@@ -148,7 +147,7 @@ class Store:
 
 def node_ref(run: str, node: str, attempt: int) -> str:
     """The ref in the store that keeps the commit of one attempt."""
-    return f"refs/agentflow/{ref_part(run)}/nodes/{ref_part(node)}/{attempt}"
+    return f"refs/agentflow/{run}/nodes/{node}/{attempt}"
 
 
 def _alternates_line(path: Path) -> str:

@@ -41,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A path that differs; `old` or `new` is None where it does not exist. Names that are not UTF-8 survive."""
+    """A path that differs; `old` or `new` is None where it does not exist."""
 
     path: str
     old: Entry | None

@@ -78,7 +78,12 @@ class Stage:
             sys.executable, *program, "worker", "-c", str(slots), "-n", f"{name}@test", "-l", "warning",
         ]  # fmt: skip
         extra = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-        full = {**os.environ, **self.env, **(env or {}), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *extra])}
+        full = {
+            **os.environ,
+            **self.env,
+            **(env or {}),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *extra]),
+        }
         with log.open("ab") as out:
             process = subprocess.Popen(
                 command, cwd=self.home, env=full, stdout=out, stderr=out, stdin=subprocess.DEVNULL

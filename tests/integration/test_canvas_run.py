@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentflow.store.events import EventLog
 from agentflow.store.records import INTEGRATE
 
+
 @st.composite
 def dags(draw: st.DrawFn) -> dict[str, list[str]]:
     """Any DAG of two to seven nodes, redundant edges included."""
@@ -59,7 +60,8 @@ def test_every_edge_is_kept_and_none_is_added(theatre, parents):
         theatre.ledger.control(run_id, "cancel")
     for node in parents:
         wait_until(
-            lambda run=f"hold-{number}-{node}": theatre.ledger.node(run, INTEGRATE).state != "pending", timeout=20
+            lambda run=f"hold-{number}-{node}": theatre.ledger.node(run, INTEGRATE).state != "pending",
+            timeout=20,
         )
 
 

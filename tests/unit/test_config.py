@@ -42,7 +42,9 @@ def test_defaults(home):
 
 
 def test_precedence_and_origins(home, project):
-    (home / ".config/agentflow/agentflow.yaml").write_text("slots: 1\nidle_minutes: 1\nredis:\n  url: redis://user\n")
+    (home / ".config/agentflow/agentflow.yaml").write_text(
+        "slots: 1\nidle_minutes: 1\nredis:\n  url: redis://user\n"
+    )
     (project / "agentflow.yaml").write_text("slots: 2\nidle_minutes: 2\n")
     config = load(project, home)
     assert (config.slots, config.idle_minutes, config.redis_url) == (2, 2, "redis://user")
@@ -69,7 +71,8 @@ def test_a_data_directory_in_a_file_is_beside_the_file(home, project):
 
 
 def test_variables_are_replaced_and_keep_their_meaning(home, project):
-    text = 'slots: ${N}\nredis: {url: "redis://${H:-localhost}/${D:-0}"}\nroles: {qa: {instructions: "cost $$5"}}\n'
+    text = 'slots: ${N}\nredis: {url: "redis://${H:-localhost}/${D:-0}"}\n'
+    text += 'roles: {qa: {instructions: "cost $$5"}}\n'
     (project / "agentflow.yaml").write_text(text)
     config = load(project, home, N="12", D="3")
     assert config.slots == 12
@@ -87,7 +90,8 @@ def test_all_problems_of_a_file_at_once_with_places(home, project):
     found = problems(
         project,
         home,
-        "sluts: 3\nidle_minutes: long\nredis: {urll: x}\nrunners:\n  a: {type: opnai}\n  b: {command: 'x | y'}\n"
+        "sluts: 3\nidle_minutes: long\nredis: {urll: x}\n"
+        "runners:\n  a: {type: opnai}\n  b: {command: 'x | y'}\n"
         "roles:\n  mobile: {instruction: x}\n  Bad Name: {}\n",
     )
     assert [line.split(":")[1:4] for line in found] == [
@@ -110,7 +114,9 @@ def test_an_empty_file_changes_nothing(home, project):
 
 
 def test_a_bad_value_of_the_environment_is_named(home):
-    with pytest.raises(ConfigError, match=r"slots \(env AGENTFLOW_SLOTS\): expected a whole number, got 'many'"):
+    with pytest.raises(
+        ConfigError, match=r"slots \(env AGENTFLOW_SLOTS\): expected a whole number, got 'many'"
+    ):
         load(None, home, AGENTFLOW_SLOTS="many")
     with pytest.raises(ConfigError, match=r"redis.url \(flag --redis-url\)"):
         load(None, home, {"redis.url": "localhost"})
@@ -167,7 +173,11 @@ def test_a_role_by_configuration_alone_and_one_changed(home, project):
     assert config.role_name("ios-engineer") == "mobile"
     assert config.roles["mobile"].max_concurrent == 2
     tester = config.roles["tester"]
-    assert (tester.model, config.role_name("checker"), config.role_name("qa")) == ("cheap", "tester", "tester")
+    assert (tester.model, config.role_name("checker"), config.role_name("qa")) == (
+        "cheap",
+        "tester",
+        "tester",
+    )
     assert tester.instructions == Config().roles["tester"].instructions
     assert config.origins["roles.tester.model"].endswith("agentflow.yaml:3")
 
@@ -210,4 +220,7 @@ def test_a_socket_of_ones_own_is_spelled_for_each_client():
 def test_as_dict_is_plain(home):
     import json
 
-    assert json.loads(json.dumps(load(None, home).as_dict()))["runners"]["noop"] == {"type": "noop", "seconds": 0.0}
+    assert json.loads(json.dumps(load(None, home).as_dict()))["runners"]["noop"] == {
+        "type": "noop",
+        "seconds": 0.0,
+    }

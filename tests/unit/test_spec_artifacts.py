@@ -8,7 +8,14 @@ from agentflow.spec.artifacts import lock_path, locks_overlap, matches, twin_key
 
 @pytest.mark.parametrize(
     ("pattern", "locked"),
-    [("src/a/**", "src/a"), ("src/*.py", "src"), ("a/b.py", "a/b.py"), ("**", ""), ("*.md", ""), ("README", "README")],
+    [
+        ("src/a/**", "src/a"),
+        ("src/*.py", "src"),
+        ("a/b.py", "a/b.py"),
+        ("**", ""),
+        ("*.md", ""),
+        ("README", "README"),
+    ],
 )
 def test_what_a_pattern_locks(pattern, locked):
     assert lock_path(pattern) == locked
@@ -61,7 +68,18 @@ def test_twins():
 
 
 @pytest.mark.parametrize(
-    "good", ["a", "src/app.py", "src/**", "**", "docs/*.md", ".github/workflows/ci.yml", ".gitignore", "a b/c", "caf\u00e9"]
+    "good",
+    [
+        "a",
+        "src/app.py",
+        "src/**",
+        "**",
+        "docs/*.md",
+        ".github/workflows/ci.yml",
+        ".gitignore",
+        "a b/c",
+        "caf\u00e9",
+    ],
 )
 def test_patterns_that_may_be_written(good):
     assert pattern_problem(good) is None

@@ -1,5 +1,6 @@
 """YAML with places: what is read, where it stands, and what is no document at all."""
 
+import contextlib
 import time
 
 import pytest
@@ -40,12 +41,31 @@ def test_places_of_keys_and_values():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("on", "on"), ("no", "no"), ("yes", "yes"), ("10:30", "10:30"), ("2026-11-21", "2026-11-21"),
-        ("true", True), ("False", False), ("null", None), ("~", None), ("12", 12), ("-3", -3), ("007", "007"),
-        ("1.5", 1.5), ("1e3", 1000.0), (".5", 0.5), ("1.2.3", "1.2.3"), (".", "."), ("e", "e"), (".e1", ".e1"),
-        (".nan", ".nan"), ("1_000", "1_000"), ("0x1f", "0x1f"), ("9" * 5000, "9" * 5000),
+        ("on", "on"),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("10:30", "10:30"),
+        ("2026-11-21", "2026-11-21"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("12", 12),
+        ("-3", -3),
+        ("007", "007"),
+        ("1.5", 1.5),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("1.2.3", "1.2.3"),
+        (".", "."),
+        ("e", "e"),
+        (".e1", ".e1"),
+        (".nan", ".nan"),
+        ("1_000", "1_000"),
+        ("0x1f", "0x1f"),
+        ("9" * 5000, "9" * 5000),
     ],
-)  # fmt: skip
+)
 def test_scalars_mean_what_yaml_1_2_says(text, value):
     assert scalar(text) == value
     assert type(scalar(text)) is type(value)
@@ -56,7 +76,12 @@ def test_quotes_make_a_string():
 
 
 def test_tags_of_yaml_itself():
-    assert read("a: !!str 12\nb: !!int 12\nc: !!seq [x]\nd: ! 12\n").plain() == {"a": "12", "b": 12, "c": ["x"], "d": "12"}
+    assert read("a: !!str 12\nb: !!int 12\nc: !!seq [x]\nd: ! 12\n").plain() == {
+        "a": "12",
+        "b": 12,
+        "c": ["x"],
+        "d": "12",
+    }
 
 
 def test_anchors_and_merge_keys():
@@ -72,7 +97,10 @@ def test_a_key_that_stands_twice_is_a_problem_with_both_places():
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+        st.none()
+        | st.booleans()
+        | st.integers(-(10**9), 10**9)
+        | st.text(st.characters(exclude_categories=["Cs", "Cc"])),
         lambda inner: st.lists(inner) | st.dictionaries(st.text("abc", min_size=1), inner),
         max_leaves=15,
     )
@@ -91,10 +119,8 @@ def test_what_was_written_is_read_again(value):
 @given(st.text())
 def test_any_text_is_a_document_or_refused(text):
     for reader in (read_yaml, read_json):
-        try:
-            reader(text, SOURCE)
-        except Unreadable as error:
-            assert error.problems
+        with contextlib.suppress(Unreadable):
+            assert reader(text, SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +150,9 @@ def test_what_is_no_document(text, said):
     assert said in refused(text)
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, "- " * 200_000, "{a: " * 100_000], ids=["flow", "block", "map"])
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "- " * 200_000, "{a: " * 100_000], ids=["flow", "block", "map"]
+)
 def test_deep_nesting_ends_in_a_message_not_in_the_process(text):
     assert "nested more than 40 deep" in refused(text)
 

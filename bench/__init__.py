@@ -1,0 +1,1 @@
+"""Benchmarks: one file per measurement, each figure with its target; `python -m bench`."""
