@@ -296,6 +296,8 @@ class _Loading:
             "runtime_dir": runtime_directory(self.environ), **values,
             "runners": self.runners, "roles": self.roles, "origins": origins,
         }  # fmt: skip
+        # Workers and supervisors run elsewhere: a relative directory would be another one for them.
+        layers["data_dir"] = Path(str(layers["data_dir"])).expanduser().absolute()
         try:
             config = Config.model_validate(layers)
         except ValidationError as error:

@@ -185,9 +185,13 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlainEnvironment:
-    """Commands run as children of the worker with its own rights (sandbox: off)."""
+    """Commands run as children of the worker with its own rights (sandbox: off).
+
+    `meter` is charged with their processor time and memory.
+    """
 
     root: Path
+    meter: Meter | None = None
 
     def execute(
         self,
@@ -199,4 +203,7 @@ class PlainEnvironment:
         log: Path | None = None,
     ) -> Completed:
         """Run one command below `root`."""
-        return run_tree(argv, cwd=self.root, env=env, deadline=deadline, stop=stop, log=log)
+        done = run_tree(argv, cwd=self.root, env=env, deadline=deadline, stop=stop, log=log)
+        if self.meter:
+            self.meter.charge(Usage(cpu_s=done.cpu_seconds, peak_memory_mb=done.peak_memory_kb / 1024))
+        return done

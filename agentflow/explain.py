@@ -13,6 +13,9 @@ from pydantic import BaseModel, ValidationError
 from agentflow.errors import Problem
 from agentflow.places import Location, Node, Source, show
 
+#: A file of another kind altogether has a problem in every line; guessing at each would take minutes.
+PROBLEMS_LOOKED_AT = 300
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'needs'?` when a known word is near, else an empty string."""
@@ -26,7 +29,7 @@ def model_problems(
     """The errors of a model, each with the place of its value in the document."""
     return [
         _one_problem(detail, model, node, source)
-        for detail in error.errors(include_url=False)
+        for detail in error.errors(include_url=False)[:PROBLEMS_LOOKED_AT]
         # A list none of whose items is right counts as too short as well.
         if not (detail["type"] == "too_short" and detail["input"])
     ]

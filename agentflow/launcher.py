@@ -1,6 +1,6 @@
 """The small parent of every command: it ends the whole tree. Run as a script, never imported.
 
-    python -I -S launcher.py STATUS_FD WORKER_PID GRACE_MS KEEP_LC_CTYPE ARGV...
+    python -I -S launcher.py STATUS_FD WORKER_PID GRACE_MS LC_CTYPE ARGV...
 
 It becomes a *subreaper*: whatever the command starts, `setsid` and double forks included, comes back
 to it when its own parent dies, so that nothing escapes. Everything below it is killed when the command
@@ -34,15 +34,16 @@ GIVE_UP_S = 5.0
 
 def main() -> None:
     """Start the command, wait for it, and leave only when nothing of it is left."""
-    status_fd, worker, grace_ms, keep_lc_ctype = map(int, sys.argv[1:5])
+    status_fd, worker, grace_ms = map(int, sys.argv[1:4])
     os.set_inheritable(status_fd, False)
     prctl = _load_prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != worker:  # it died before PDEATHSIG was set
         sys.exit(1)
-    if not keep_lc_ctype:  # Python put it there when it started (PEP 538)
-        os.environ.pop("LC_CTYPE", None)
+    os.environ.pop("LC_CTYPE", None)  # Python may have put it there when it started (PEP 538)
+    if sys.argv[4] != "-":
+        os.environ["LC_CTYPE"] = sys.argv[4]
     wakeup = _listen()
     tree = Tree(_start(sys.argv[5:], status_fd, prctl))
     os.write(status_fd, f"pid {tree.command}\n".encode())

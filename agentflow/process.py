@@ -222,7 +222,7 @@ def _launched(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Iterato
     status, status_write = os.pipe()
     command = [
         *(sys.executable, "-I", "-S", str(_LAUNCHER)),
-        *(str(status_write), str(os.getpid()), str(GRACE_MS), str(int("LC_CTYPE" in env))),
+        *(str(status_write), str(os.getpid()), str(GRACE_MS), env.get("LC_CTYPE", "-")),
         *argv,
     ]
     try:

@@ -56,7 +56,13 @@ class Stage:
     def start(self, name: str, *, slots: int, program: Sequence[str] = CELERY) -> subprocess.Popen[bytes]:
         """Start a worker; returns when it has signed the register."""
         worker = self.launch(name, slots=slots, program=program)
-        self.wait(lambda: any(w.pid == worker.pid for w in self.ledger.workers()), 60, f"worker {name}")
+        self.wait(
+            lambda: worker.poll() is not None or any(w.pid == worker.pid for w in self.ledger.workers()),
+            60,
+            f"worker {name}",
+        )
+        if worker.poll() is not None:
+            raise RuntimeError(f"worker {name} ended: {server.last_lines(self.directory / f'{name}.log')}")
         return worker
 
     def launch(self, name: str, *, slots: int, program: Sequence[str]) -> subprocess.Popen[bytes]:

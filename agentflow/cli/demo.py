@@ -52,7 +52,6 @@ def demo(
     place = _repository(keep)
     text.say(f"repository: {place}")
     with _model(place / "replies.yaml") as url:
-        text.say(f"model: {url} (scripted: its replies come from {place / 'replies.yaml'})")
         os.environ["SCRIPTED_MODEL_URL"] = url
         os.chdir(place)
         config = Surroundings(place, here.flags).config()

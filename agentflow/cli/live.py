@@ -56,8 +56,8 @@ def view(
     room = max(1, height - FRAME)
     shown, hidden = rows[:room], rows[room:]
     id_width = min(WIDEST, max((len(node_name(n)) for n in shown), default=0))
-    role_width = min(WIDEST, max((len(n.record.role) for n in shown), default=0))
-    lines = [_head(status, ascii_only=ascii_only)]
+    role_width = min(WIDEST, max((len(_role(n)) for n in shown), default=0))
+    lines = [_head(status)]
     lines += [_row(n, status.now_ms, id_width, role_width, ascii_only=ascii_only) for n in shown]
     if hidden:
         lines.append(Text("  … and " + _tally(hidden), style="dim"))
@@ -75,7 +75,13 @@ def node_name(node: NodeStatus) -> str:
     return "integrate" if node.id == INTEGRATE else node.id
 
 
-def _head(status: RunStatus, *, ascii_only: bool) -> Text:
+def _role(node: NodeStatus) -> str:
+    """The role of a node; the integration is the system's own."""
+    return "system" if node.id == INTEGRATE else node.record.role
+
+
+def _head(status: RunStatus) -> Text:
+    """What matters most comes first: a narrow terminal cuts the end."""
     from rich.text import Text
 
     filled = BAR * status.done // max(1, status.total)
@@ -89,12 +95,10 @@ def _head(status: RunStatus, *, ascii_only: bool) -> Text:
     if waiting:
         parts.append(f"{waiting} waiting")
     line = Text(no_wrap=True)
-    line.append(words.one_line(status.run.feature, 60), style="bold")
-    line.append(f"  {status.run.id}  ")
+    line.append(words.one_line(status.run.feature, 40), style="bold")
+    line.append(f"  {' · '.join(parts)}  {words.duration(status.seconds)}  {bar}  ")
     line.append(str(status.run.state), style=words.run_style(status.run.state))
-    line.append(f"  {bar}  {' · '.join(parts)}  {words.duration(status.seconds)}")
-    if ascii_only:
-        line.plain = words.plain_ascii(line.plain)
+    line.append(f"  {status.run.id}")
     return line
 
 
@@ -105,7 +109,7 @@ def _row(node: NodeStatus, now_ms: int, id_width: int, role_width: int, *, ascii
     line = Text(no_wrap=True)
     line.append(words.symbol(node.state, ascii_only=ascii_only) + " ", style=style)
     line.append(node_name(node)[:id_width].ljust(id_width + 2))
-    line.append(node.record.role[:role_width].ljust(role_width + 2), style="dim")
+    line.append(_role(node)[:role_width].ljust(role_width + 2), style="dim")
     line.append(detail(node, now_ms), style=style)
     return line
 
@@ -162,7 +166,7 @@ def status_lines(status: RunStatus) -> list[str]:
     rows = [
         (
             words.symbol(n.state, ascii_only=False) + " " + node_name(n),
-            n.record.role,
+            _role(n),
             detail(n, status.now_ms),
         )
         for n in status.nodes

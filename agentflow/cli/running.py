@@ -92,11 +92,12 @@ def execute(file: Path, config: Config, options: SubmitOptions, manner: Manner) 
     from agentflow.local import service
 
     spec = planning.load(file, config)
-    service.ensure(config)
+    service.ensure(config, worker=False)
     options = replace(options, spec_text=file.read_text("utf-8"))
     run_id = runs.submit(
         spec, config=config, repo=Path.cwd(), options=options, tell=lambda note: text.say(text.clean(note))
     )
+    service.ensure(config)
     text.say(f"run {run_id}")
     text.say("sandbox: off (not built yet)")
     if options.detach:

@@ -61,7 +61,7 @@ def _next(result: RunResult) -> list[str]:
     if result.state == RunState.READY_TO_LAND:
         return [f"next: agentflow diff {result.run}; agentflow land {result.run}"]
     steps = []
-    if result.merged_ref:
+    if result.merged_ref and result.completed:
         steps.append(f"the merged tree is kept: git worktree add --detach ../merged {result.merged_ref}")
     if result.failed_nodes:
         steps.append(f"look: agentflow logs {result.run} {result.failed_nodes[0]}")

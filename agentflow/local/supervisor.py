@@ -16,7 +16,6 @@ import signal
 import socket as sockets
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -201,43 +200,25 @@ class Need:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._until = 0.0
-        self._expected: deque[float] = deque()
-        self._known: set[tuple[str, int]] = set()
+        self._expected_until = 0.0
 
     @property
     def exists(self) -> bool:
         """The answer as of the last look."""
-        return time.monotonic() < max(self._until, self._expected[-1] if self._expected else 0.0)
+        return time.monotonic() < max(self._until, self._expected_until)
 
     def expect(self) -> None:
-        """A command is about to open (or reopen) a run; each one that appears answers one of these."""
-        if not self._expected:
-            self._known = self._runs() or set()
-        self._expected.append(time.monotonic() + EXPECT_S)
+        """A command is about to open a run, or has just done so."""
+        self._expected_until = time.monotonic() + EXPECT_S
+        self.look()
 
     def look(self) -> None:
-        """Ask the ledger. A server that does not answer changes nothing."""
-        now = time.monotonic()
-        while self._expected and self._expected[0] < now:
-            self._expected.popleft()
-        if self._expected:
-            runs = self._runs()
-            if runs is None:
-                return
-            for _ in range(min(len(runs - self._known), len(self._expected))):
-                self._expected.popleft()
-            self._known |= runs
+        """Ask the ledger. A run that is open is what was expected; should another one still come, the
+        next look finds it.
+        """
         if self._is_open():
-            self._until = now + LINGER_S + LOOK_S
-
-    def _runs(self) -> set[tuple[str, int]] | None:
-        """Every run that was opened, with how often."""
-        try:
-            with server.client(self._paths.socket) as client:
-                return {(run.id, run.generation) for run in Ledger(client).runs()}
-        except (redis.RedisError, OSError) as error:
-            log.warning("cannot read the runs: %s", error)
-            return None
+            self._until = time.monotonic() + LINGER_S + LOOK_S
+            self._expected_until = 0.0
 
     def _is_open(self) -> bool:
         """Whether a run wants a worker; one that is drained and has nothing running does not."""

@@ -29,11 +29,6 @@ def matches(pattern: str, path: str) -> bool:
     return path_parent == parent and fnmatchcase(path_last, last)
 
 
-def locks_overlap(one: str, other: str) -> bool:
-    """Whether two lock paths are the same or one lies below the other."""
-    return one in {"", other} or other == "" or one.startswith(f"{other}/") or other.startswith(f"{one}/")
-
-
 def twin_key(path: str) -> str:
     """Equal for paths that are one file where case or Unicode form does not count (macOS, Windows)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())

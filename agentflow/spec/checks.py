@@ -7,15 +7,16 @@ the same pass as the models find theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from agentflow import graph
 from agentflow.config import Config
 from agentflow.errors import Problem, SpecError
-from agentflow.explain import did_you_mean
+from agentflow.explain import PROBLEMS_LOOKED_AT, did_you_mean
 from agentflow.places import Location, Source, show
-from agentflow.spec.artifacts import lock_path, locks_overlap, twin_key
-from agentflow.spec.models import Spec, Task
+from agentflow.spec.artifacts import twin_key
+from agentflow.spec.models import Spec
 
 CYCLES_MAX = 10
 Place = Callable[[Location], tuple[int, int]]
@@ -41,7 +42,7 @@ def check_data(data: Mapping[str, Any], config: Config, place: Place, source: So
     """The same for a document, each problem with its place."""
     return [
         source.problem(found.number, found.reason, place(found.location), value=found.value, fix=found.fix)
-        for found in _checks(data, config)
+        for found in islice(_checks(data, config), PROBLEMS_LOOKED_AT)
     ]
 
 
@@ -60,28 +61,6 @@ def resolve(spec: Spec, config: Config) -> Spec:
         for task in spec.tasks
     )
     return spec.model_copy(update={"tasks": tasks})
-
-
-def overlaps(tasks: tuple[Task, ...]) -> list[tuple[str, str, str]]:
-    """Pairs of unordered tasks that lock the same path, which so run one after the other, and the path.
-
-    Raises `CycleError`.
-    """
-    before = graph.ancestors({task.id: task.needs for task in tasks})
-    locks = [(lock_path(p), index) for index, task in enumerate(tasks) for p in task.artifacts]
-    locks.sort()
-    found: dict[tuple[int, int], str] = {}
-    for here, (path, index) in enumerate(locks):
-        for other_path, other in locks[here + 1 :]:
-            if not locks_overlap(path, other_path):
-                if not other_path.startswith(path):  # sorted: nothing below `path` follows
-                    break
-                continue
-            first, second = sorted((index, other))
-            ids = tasks[first].id, tasks[second].id
-            if first != second and ids[0] not in before[ids[1]] and ids[1] not in before[ids[0]]:
-                found.setdefault((first, second), other_path)
-    return [(tasks[a].id, tasks[b].id, path) for (a, b), path in sorted(found.items())]
 
 
 # -- the checks ------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from agentflow.errors import (
     AgentflowError,
     AttemptCancelled,
     AttemptError,
-    AttemptTimeout,
     ConflictError,
     InfraError,
 )
@@ -50,6 +49,8 @@ MAX_DELAY_S = 300.0
 SETTLE_PATIENCE_S = 60.0
 #: Characters of a failed attempt's output that the next one is told.
 FEEDBACK_CAP = 6000
+#: Kinds of failure that a reason begins with; the others say it themselves.
+TOLD_KINDS = ("acceptance", "policy", "provider", "limit")
 DRAINED = "the worker is leaving"
 
 
@@ -217,7 +218,7 @@ def _told(attempt: Attempt, error: AgentflowError) -> dict[str, str | int | floa
 
 def _failed(attempt: Attempt, error: AgentflowError) -> dict[str, Any]:
     kind = getattr(error, "kind", "")
-    reason = error.what if isinstance(error, AttemptTimeout) or not kind else f"{kind}: {error.what}"
+    reason = f"{kind}: {error.what}" if kind in TOLD_KINDS else error.what
     answer = _patiently(
         attempt,
         lambda: attempt.ledger.settle(

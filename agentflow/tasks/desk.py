@@ -123,7 +123,7 @@ class GitDesk:
     def run(self) -> Outcome:
         """Let the runner work in the clone, until its deadline or a stop."""
         job = _job(self._attempt, self._root, self._prompt, place=self._place, log=self._log)
-        return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(self._root))
+        return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(self._root, self._attempt.meter))
 
     def deliver(self, outcome: Outcome) -> Delivery:
         """One commit by agentflow, checked and ingested; a report leaves nothing in the repository."""

@@ -44,6 +44,8 @@ class AgentflowStep(bootsteps.StartStopStep):
         self._threads: list[threading.Thread] = []
         self._every_role = not kwargs.get("queues")
         parent.app.amqp.queues.select_add(queue(SYSTEM_QUEUE))
+        # Workers know of each other through the ledger; asking around costs a second at the start.
+        parent.options.update(without_mingle=True, without_gossip=True)
 
     def start(self, parent: Any) -> None:
         """Check that this worker may serve the ledger, then start renewing and reconciling."""
@@ -62,6 +64,7 @@ class AgentflowStep(bootsteps.StartStopStep):
             )
         heart = Heart(context, parent, every_role=self._every_role)
         self._begin("renew", heart.beat, context.config.renew_ms / 1000)
+        signals.worker_ready.connect(heart.ready, weak=False)
         if context.config.reconcile:
             reconciler = Reconciler(context, parent.hostname)
             self._begin("reconcile", lambda: scan_safely(reconciler), context.config.scan_ms / 1000)
@@ -106,13 +109,20 @@ class Heart:
         self._worker = worker
         self._every_role = every_role
         self._fleet = Fleet(context.client)
+        self._is_ready = False
+
+    def ready(self, **_: Any) -> None:
+        """The worker consumes: from now on it is on the register."""
+        self._is_ready = True
+        self.beat()
 
     def beat(self) -> None:
         """Never raises: while Redis is away the leases are kept by the watchers' own patience."""
         try:
             self._renew()
-            self._sign()
-            self._learn_roles()
+            if self._is_ready:
+                self._sign()
+                self._learn_roles()
         except Unreachable as error:
             log.warning("Redis is away: %s", error)
         except Exception:
@@ -136,8 +146,8 @@ class Heart:
 
     def _learn_roles(self) -> None:
         """A role that a run brought along (a project's own) gets its Celery task and queue here."""
-        app, consumer = self._worker.app, getattr(self._worker, "consumer", None)
-        if consumer is None or not self._every_role:
+        app, consumer = self._worker.app, self._worker.consumer
+        if not self._every_role:
             return
         for role in self._fleet.roles() - set(app.amqp.queues.consume_from):
             register(app, role)

@@ -68,6 +68,7 @@ def test_a_data_directory_in_a_file_is_beside_the_file(home, project):
     (project / "agentflow.yaml").write_text("data_dir: .state\n")
     assert load(project / "agentflow.yaml", home).data_dir == project / ".state"
     assert load(project, home, AGENTFLOW_HOME="/srv/af").data_dir == Path("/srv/af")
+    assert load(project, home, AGENTFLOW_HOME="af").data_dir == Path.cwd() / "af"
 
 
 def test_variables_are_replaced_and_keep_their_meaning(home, project):

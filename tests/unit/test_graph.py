@@ -48,6 +48,15 @@ def test_topological_puts_every_node_after_its_parents(parents):
     assert all(position[need] < position[node] for node, needs in parents.items() for need in needs)
 
 
+@given(dags())
+def test_topological_takes_the_first_free_node_of_the_mapping(parents):
+    left, order = list(parents), []
+    while left:
+        order.append(next(node for node in left if set(parents[node]) <= set(order)))
+        left.remove(order[-1])
+    assert graph.topological(parents) == order
+
+
 def test_topological_keeps_the_order_of_the_mapping_among_free_nodes():
     assert graph.topological({"z": [], "m": ["z"], "a": [], "b": ["a"]}) == ["z", "m", "a", "b"]
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from agentflow.config import CommandRunner, Config, NoopRunner, load_config
 from agentflow.errors import Exit, SpecError
 from agentflow.fields import parse_command, slug
-from agentflow.spec.checks import check_spec, overlaps, resolve
+from agentflow.spec.checks import check_spec, resolve
 from agentflow.spec.models import Spec, Task
 from agentflow.spec.reader import PROBLEMS_MAX, load_spec, parse_spec
 
@@ -353,24 +353,3 @@ def test_resolving_gives_roles_and_defaults_and_changes_nothing_else():
     assert (task.role, task.retries, task.timeout) == ("tester", 5, 60)
     assert spec.tasks[0].retries is None
     assert resolve(resolve(spec, CONFIG), CONFIG) == resolve(spec, CONFIG)
-
-
-def test_overlaps_are_pairs_of_unordered_tasks():
-    def task(name, *artifacts, needs=()):
-        return Task(id=name, role="docs", prompt="x", artifacts=artifacts, needs=needs)
-
-    tasks = (
-        task("a", "src/**"),
-        task("b", "src/x/y.py"),
-        task("c", "src/x/*.py", needs=["a"]),
-        task("d", "srcs/z"),
-        task("e", "CHANGELOG.md", "src-2/**"),
-        task("f", "CHANGELOG.md", "srcs/*"),
-    )
-    assert overlaps(tasks) == [
-        ("a", "b", "src/x/y.py"),
-        ("b", "c", "src/x/y.py"),
-        ("d", "f", "srcs/z"),
-        ("e", "f", "CHANGELOG.md"),
-    ]
-    assert [pair[:2] for pair in overlaps((task("a", "**"), task("b", "z"), task("c")))] == [("a", "b")]
