@@ -197,10 +197,10 @@ class Monitor:
         with self._reachable():
             return self._ledger.why(run_id, node)
 
-    def feedback(self, run_id: str, node: str) -> str:
-        """What the last red attempt of a node left for the next one."""
+    def node(self, run_id: str, node: str) -> NodeRecord:
+        """One node; raises `UsageError` when there is none of that id."""
         with self._reachable():
-            return self._ledger.node(run_id, node).feedback
+            return self._ledger.node(run_id, node)
 
     def events(self, run_id: str) -> list[Event]:
         """The transitions of a run so far."""

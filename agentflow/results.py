@@ -34,6 +34,7 @@ class NodeResult:
     summary: str = ""
     verdict: str = ""
     reason: str = ""
+    fix: str = ""
     edges: tuple[str, ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
 
@@ -142,6 +143,7 @@ def _node(run: RunRecord, node: NodeRecord) -> NodeResult:
         summary=node.summary,
         verdict=node.verdict,
         reason=node.reason,
+        fix=node.fix if node.state is NodeState.FAILED else "",
         edges=node.edges,
         usage=node.usage,
     )

@@ -28,7 +28,7 @@ from agentflow.config import Config, load_config
 from agentflow.errors import ConflictError, SpecError, UsageError
 from agentflow.local import service
 from agentflow.results import RunResult, build_result
-from agentflow.spec.checks import check_spec
+from agentflow.spec.checks import check_spec, resolve
 from agentflow.spec.models import Spec, Task
 from agentflow.states import CLOSED, RunState
 from agentflow.store.client import check, connect
@@ -347,7 +347,7 @@ def _checked(spec: Spec | Sequence[Task], config: Config, feature: str) -> Spec:
     problems = check_spec(whole, config)
     if problems:
         raise SpecError(problems)
-    return whole
+    return resolve(whole, config)
 
 
 def _canvas_of(ledger: Ledger, run_id: str) -> Canvas:

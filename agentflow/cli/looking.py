@@ -208,12 +208,17 @@ def why(ctx: typer.Context, words: WordsArgument = None, *, as_json: JsonOption 
     if node is None:
         raise UsageError("which node?", fix=f"agentflow why {run_id} NODE")
     reason = monitor.why(run_id, node)
-    feedback = monitor.feedback(run_id, node)
+    record = monitor.node(run_id, node)
+    fix = record.fix if record.state == "failed" else ""
     if as_json:
-        text.put(json.dumps({"run": run_id, "node": node, "why": reason, "feedback": feedback}))
+        text.put(
+            json.dumps({"run": run_id, "node": node, "why": reason, "fix": fix, "feedback": record.feedback})
+        )
         return
     text.put(f"{node} {text.clean(reason)}")
-    if feedback:
+    if fix:
+        text.put(f"  fix: {text.one_line(fix)}")
+    if record.feedback:
         text.put("its last red attempt left this for the next one:")
-        for line in text.clean(feedback).splitlines():
+        for line in text.clean(record.feedback).splitlines():
             text.put(f"  {line}")

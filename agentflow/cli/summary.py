@@ -20,7 +20,7 @@ def lines(result: RunResult, diffstat: str = "") -> list[str]:
     said += [f"  {line}" for line in text.clean(diffstat).splitlines()]
     said.append(_figures(result))
     failed = [(name, result.nodes[name]) for name in result.failed_nodes]
-    said += [_failure(name, node) for name, node in failed[:FAILED_SHOWN]]
+    said += [line for name, node in failed[:FAILED_SHOWN] for line in _failure(name, node)]
     if len(failed) > FAILED_SHOWN:
         said.append(f"  … and {len(failed) - FAILED_SHOWN} more")
     return said + _next(result)
@@ -49,9 +49,10 @@ def _figures(result: RunResult) -> str:
     return " · ".join(parts)
 
 
-def _failure(name: str, node: NodeResult) -> str:
+def _failure(name: str, node: NodeResult) -> list[str]:
     reason = text.one_line(node.reason) or "no reason was given"
-    return f"  failed: {name} after {text.count(node.attempts, 'attempt')}: {reason}"
+    said = [f"  failed: {name} after {text.count(node.attempts, 'attempt')}: {reason}"]
+    return [*said, f"    fix: {text.one_line(node.fix)}"] if node.fix else said
 
 
 def _next(result: RunResult) -> list[str]:

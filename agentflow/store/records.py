@@ -63,6 +63,7 @@ class NodeRecord:
     base: str = ""
     commit: str = ""
     worker: str = ""
+    code: str = ""
     ready_ms: int = 0
     started_ms: int = 0
     ended_ms: int = 0
@@ -71,6 +72,7 @@ class NodeRecord:
     summary: str = ""
     verdict: str = ""
     feedback: str = ""
+    fix: str = ""
     conflict: str = ""
     pending_commit: str = ""
     pending_text: str = ""

@@ -26,6 +26,7 @@ from agentflow.errors import (
     AttemptError,
     ConflictError,
     InfraError,
+    PolicyViolation,
 )
 from agentflow.states import NodeState
 from agentflow.store.client import Unreachable
@@ -49,6 +50,8 @@ MAX_DELAY_S = 300.0
 SETTLE_PATIENCE_S = 60.0
 #: Characters of a failed attempt's output that the next one is told.
 FEEDBACK_CAP = 6000
+#: Characters of what its user is told to do about it.
+FIX_CAP = 1000
 #: Kinds of failure that a reason begins with; the others say it themselves.
 TOLD_KINDS = ("acceptance", "policy", "provider", "limit")
 DRAINED = "the worker is leaving"
@@ -212,8 +215,10 @@ def _again(
 def _told(attempt: Attempt, error: AgentflowError) -> dict[str, str | int | float]:
     """What the next attempt, and the user, is told of this one; and what it cost."""
     feedback = getattr(error, "feedback", "")
-    told = f"{error.what}\n{error.why}\n{feedback}".strip()
-    return {"feedback": told[-FEEDBACK_CAP:], **attempt.spent()}
+    # What to do about a violation is for the agent; about anything else, for its user.
+    fix = error.fix if isinstance(error, PolicyViolation) else ""
+    told = "\n".join(filter(None, (error.what, error.why, fix, feedback)))
+    return {"feedback": told[-FEEDBACK_CAP:], "fix": error.fix[:FIX_CAP], **attempt.spent()}
 
 
 def _failed(attempt: Attempt, error: AgentflowError) -> dict[str, Any]:

@@ -123,7 +123,9 @@ class GitDesk:
     def run(self) -> Outcome:
         """Let the runner work in the clone, until its deadline or a stop."""
         job = _job(self._attempt, self._root, self._prompt, place=self._place, log=self._log)
-        return make_runner(self._attempt.node.runner).run(job, PlainEnvironment(self._root, self._attempt.meter))
+        return make_runner(self._attempt.node.runner).run(
+            job, PlainEnvironment(self._root, self._attempt.meter)
+        )
 
     def deliver(self, outcome: Outcome) -> Delivery:
         """One commit by agentflow, checked and ingested; a report leaves nothing in the repository."""
@@ -172,7 +174,12 @@ class GitDesk:
             cache=self._run_dir / "verdicts" / str(self._attempt.claim.generation),
         )
         if not verdict.ok:
-            raise AcceptanceFailed(verdict.reason, code="AF-ACCEPTANCE-001", feedback=verdict.output)
+            raise AcceptanceFailed(
+                verdict.reason,
+                fix=f"`agentflow logs {self._attempt.run.id} {node.id}` shows what the command said",
+                code="AF-ACCEPTANCE-001",
+                feedback=verdict.output,
+            )
 
     def close(self) -> None:
         """Remove the workspace; commits, logs and transcripts are kept elsewhere."""

@@ -108,10 +108,11 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     run = context.ledger.run(run_id)
     failed = [n.id for n in nodes.values() if n.state is not NodeState.SUCCEEDED and not n.optional]
     if run.state is RunState.CANCELLING:
-        return Closing(RunState.CANCELLED, reason=run.reason or "cancelled")
+        late = run.timeout_ms and context.ledger.now_ms() - run.opened_ms > run.timeout_ms
+        return Closing(RunState.FAILED if late else RunState.CANCELLED, reason=run.reason or "cancelled")
+    causes = [nodes[f] for f in failed if nodes[f].state is not NodeState.SKIPPED]
     if not run.repo:
-        state = RunState.FAILED if failed else RunState.READY_TO_LAND
-        return Closing(state, reason=_failed_reason(failed))
+        return _failed(causes) if failed else Closing(RunState.READY_TO_LAND)
     store = Store.open(context.config.data_dir, run.project, Path(run.repo))
     commits = [nodes[n.id].commit for n in known.plan.nodes if nodes[n.id].commit]
     if run.onto:
@@ -119,16 +120,15 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     merged = merge.merge_all(store, commits, run.base)
     store.keep(f"refs/agentflow/{run_id}/merged", merged)
     if failed:
-        return Closing(RunState.FAILED, merged, _failed_reason([f for f in failed if _is_cause(nodes[f])]))
+        return _failed(causes, merged)
     return _validate(context, run_id, store, merged, stop, deadline)
 
 
-def _is_cause(node: NodeRecord) -> bool:
-    return node.state is not NodeState.SKIPPED
-
-
-def _failed_reason(failed: list[str]) -> str:
-    return "failed: " + ", ".join(failed) if failed else ""
+def _failed(causes: list[NodeRecord], merged: str = "") -> Closing:
+    """A run whose only failures are conflicts ends as a conflict."""
+    clash = causes and all(node.code.startswith("AF-CONFLICT") for node in causes)
+    reason = "failed: " + ", ".join(node.id for node in causes)
+    return Closing(RunState.CONFLICT if clash else RunState.FAILED, merged, reason)
 
 
 def _validate(

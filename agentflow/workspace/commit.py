@@ -37,9 +37,15 @@ def record(store: Store, workspace: Workspace, *, message: str, exclude: Sequenc
     """Commit all changes of the workspace but those at or below `exclude`, and pack them.
 
     Equal content, base and message give the equal commit: its date is its base's plus one second. Raises
-    `PolicyViolation` when too much was written, for a repository inside the workspace, and for files that
-    cannot be read.
+    `PolicyViolation` when too much was written or the workspace is gone, for a repository inside of it,
+    and for files that cannot be read.
     """
+    if not workspace.root.is_dir():
+        raise PolicyViolation(
+            "the whole workspace was deleted",
+            fix="keep what the task does not name",
+            code="AF-POLICY-008",
+        )
     git = Git(store.git_dir, work_tree=workspace.root, index=workspace.index, objects=workspace.objects)
     paths = _changed(git, exclude)
     if not paths:

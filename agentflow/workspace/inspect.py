@@ -101,7 +101,12 @@ def _user_git(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise RepositoryError(f"{cwd} is not a directory", why=str(error), code="AF-REPO-003") from error
+        raise RepositoryError(
+            f"{cwd} is not a directory",
+            why=str(error),
+            fix="name the directory of a repository",
+            code="AF-REPO-003",
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise InfraError(
             "git did not answer", why=" ".join(args), fix="see whether the disk answers"

@@ -114,7 +114,9 @@ class Store:
         """The file of a ref; names of runs and nodes that git takes for no ref name are encoded."""
         parts = ref.split("/")
         if parts[:2] != ["refs", "agentflow"] or not all(parts):
-            raise InfraError(f"{ref!r} is no ref of agentflow", fix="report this; it is a defect of agentflow")
+            raise InfraError(
+                f"{ref!r} is no ref of agentflow", fix="report this; it is a defect of agentflow"
+            )
         return self.git_dir.joinpath(*map(ref_part, parts))
 
     @contextlib.contextmanager

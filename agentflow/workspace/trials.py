@@ -37,7 +37,8 @@ class Trial:
         if failed:
             return f"{commands.named(self.command)} ended with exit code 0, but {some(failed)} failed"
         if is_pytest(self.command) and self.tests is None:
-            return f"{commands.named(self.command)} left no report: it did not run to its end"
+            why = "it did not run to its end, or without pytest's junit plugin"
+            return f"{commands.named(self.command)} left no report: {why}"
         if is_pytest(self.command) and not self.tests:
             return f"{commands.named(self.command)} ran no test"
         return ""

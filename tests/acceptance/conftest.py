@@ -12,5 +12,5 @@ from helpers.house import House, open_house
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     """A data directory of its own; afterwards nothing may run, listen or lie about for it."""
-    with open_house(tmp_path / "home") as found:
+    with open_house(tmp_path / "house") as found:
         yield found

@@ -13,22 +13,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import boltons
 from helpers.boltons import World
-from helpers.house import House, Said
+from helpers.house import House
 from helpers.repos import git, untouched
 from helpers.wait import wait_until
 
 from agentflow.graph import ancestors
 from agentflow.states import NodeState
+from agentflow.store.records import INTEGRATE, NodeRecord
 
 TARGET = "agentflow/boltons"
 WRONG = "mathutils"
 NEEDS = {task["id"]: task.get("needs", []) for task in boltons.tasks()}
-EXPECTED_ATTEMPTS = dict.fromkeys(NEEDS, 1) | {WRONG: 2}
-pytestmark = pytest.mark.xdist_group("boltons")
+ATTEMPTS = dict.fromkeys(NEEDS, 1) | {WRONG: 2}
 
 
 @pytest.fixture(scope="session")
@@ -49,28 +50,29 @@ def world(sdist: Path, tmp_path: Path, house: House) -> Iterator[World]:
     place = tmp_path / "world"
     place.mkdir()
     found = boltons.build(sdist, place)
-    house.repo = found.repo
+    house.cwd = found.repo
     before = untouched(found.repo, target=TARGET)
     yield found
     assert untouched(found.repo, target=TARGET) == before
 
 
-def check_landed(world: World, said: Said) -> None:
-    """The branch holds the release, and every node's own tests have been red and then green."""
-    assert said.code == 0, said.err
-    result = said.json
+def check_landed(world: World, result: dict[str, Any]) -> None:
+    """The branch holds the release, and nothing but the release."""
     assert (result["state"], result["branch"]) == ("landed", TARGET)
-    assert git(world.repo, "rev-parse", f"{TARGET}^{{tree}}") == world.release_tree
-    assert git(world.repo, "rev-parse", TARGET) == result["commit"]
     assert {node["state"] for node in result["nodes"].values()} == {"succeeded"}
+    assert git(world.repo, "rev-parse", TARGET) == result["commit"]
+    assert git(world.repo, "rev-parse", f"{TARGET}^{{tree}}") == world.release_tree
+
+
+def nodes_that_are(house: House, run_id: str, state: NodeState) -> list[NodeRecord]:
+    return [node for node in house.ledger().nodes(run_id).values() if node.state is state]
 
 
 def peak(house: House, run_id: str) -> int:
     """Most nodes that were running at one moment."""
-    now, most = set(), 0
+    now: set[str] = set()
+    most = 0
     for event in house.events(run_id):
-        if event.node.startswith("@"):
-            continue
         if event.kind == "node.started":
             now.add(event.node)
         else:
@@ -79,92 +81,105 @@ def peak(house: House, run_id: str) -> int:
     return most
 
 
-def done(house: House, run_id: str) -> int:
-    nodes = house.ledger().nodes(run_id)
-    return sum(n.state is NodeState.SUCCEEDED for n in nodes.values())
-
-
-def running(house: House, run_id: str) -> list[str]:
-    nodes = house.ledger().nodes(run_id)
-    return [n.id for n in nodes.values() if n.state is NodeState.RUNNING]
-
-
-def test_the_world_is_what_it_says(world: World) -> None:
+def test_the_world_is_what_it_says(sdist: Path, tmp_path: Path) -> None:
     """Twelve modules and more, joins, not series-parallel, and no original within the repository."""
+    world = boltons.build(sdist, tmp_path)
     assert len(NEEDS) > 12
     assert sum(len(needs) > 1 for needs in NEEDS.values()) >= 3
     before = ancestors(NEEDS)
     # Valdes, Tarjan, Lawler 1982: series-parallel orders are those without an N.
     a, b, c, d = "namedutils", "dictutils", "iterutils", "urlutils"
-    assert a in before[c]
-    assert b in before[c] & before[d]
-    assert not {a, c} & before[d] | {d} & before[c] | {a} & before[b] | {b} & before[a]
+    assert {a, b} <= before[c]
+    assert b in before[d]
+    assert a not in before[b] | before[d]
+    assert b not in before[a]
+    assert c not in before[d]
+    assert d not in before[c]
     objects = git(world.repo, "cat-file", "--batch-check", "--batch-all-objects")
     for name in NEEDS:
-        original = git(world.repo, "hash-object", str(world.originals / f"{name}.py"))
-        assert original not in objects
+        assert git(world.repo, "hash-object", str(world.originals / f"{name}.py")) not in objects
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_lands_byte_for_byte(house: House, world: World, slots: int) -> None:
-    said = house.run("run", str(world.feature), "-j", str(slots), "--json")
-    check_landed(world, said)
-    result = said.json
-    assert {name: node["attempts"] for name, node in result["nodes"].items()} == EXPECTED_ATTEMPTS
+def test_lands_byte_for_byte(house: House, world: World, tmp_path: Path, slots: int) -> None:
+    result = house.finished("run", world.feature, "-j", slots)
+    check_landed(world, result)
+    assert {name: node["attempts"] for name, node in result["nodes"].items()} == ATTEMPTS
     assert min(2, slots) <= peak(house, result["run"]) <= slots
     # The wrong body was refused by acceptance, and what needs that module has never seen it.
-    refused = git(house.repo, "log", "--all", "--format=%H", "-S", "# wrong", "--", f"boltons/{WRONG}.py")
-    assert refused == ""
-    (log,) = (house.home / "runs" / result["run"] / "logs").glob(f"{WRONG}.1.acceptance.log")
-    assert "FAILED tests/test_mathutils.py" in log.read_text()
+    assert git(world.repo, "log", "--all", "--format=%H", "-S", "# wrong") == ""
+    refused = house.home / "runs" / result["run"] / "logs" / f"{WRONG}.1.acceptance.log"
+    assert f"FAILED tests/test_{WRONG}.py" in refused.read_text()
+    made = {merge_elsewhere(house, tmp_path / f"machine{seed}", result, seed) for seed in (1, 2)}
+    assert made == {result["commit"]}
 
 
 def test_the_worker_is_killed_three_times(house: House, world: World) -> None:
-    command = house.start("run", str(world.feature), "-j", "4", "--json")
-    run_id = house.only_run()
-    killed: set[int] = set()
-    for least in (1, 5, 9):
-        wait_until(
-            lambda least=least: done(house, run_id) >= least and running(house, run_id),
-            timeout=60,
-            what=f"{least} nodes are done and some are running",
-        )
-        worker = wait_until(lambda: _worker(house, killed), timeout=30, what="there is a new worker")
-        house.kill(worker)
-        killed.add(worker)
-    said = house.end(command)
-    check_landed(world, said)
+    """Twice in the middle of attempts, once after the merge: its successor merges the same again."""
+    command = house.start("run", world.feature, "-j", 4, "--json")
+    run_id = house.new_run()
+    killed = [kill_worker(house, run_id, after=least) for least in (1, 7)]
+    validation = house.home / "runs" / run_id / "logs" / "validation.log"
+    wait_until(validation.exists, timeout=90, what="the merged tree is being validated")
+    merged = merged_refs(house, run_id)
+    killed.append(kill_worker(house, run_id, after=len(NEEDS)))
+    result = house.result_of(command)
+    check_landed(world, result)
+    assert len(set(killed)) == 3
+    assert merged == [result["commit"]]
     nodes = house.ledger().nodes(run_id)
-    assert sum(n.losses for n in nodes.values()) >= 1
-    assert {n.id: n.failures for n in nodes.values() if n.failures} == {WRONG: 1}
-    settled = [e.node for e in house.events(run_id) if e.kind == "node.settled"]
-    assert len(settled) == len(set(settled)) == len(NEEDS) + 1
+    assert {name: node.failures for name, node in nodes.items() if node.failures} == {WRONG: 1}
+    assert nodes[INTEGRATE].losses == 1
+    settled = [event.node for event in house.events(run_id) if event.kind == "node.settled"]
+    assert sorted(settled) == sorted(nodes)
 
 
-def _worker(house: House, killed: set[int]) -> int:
-    found = house.status()
-    return found.worker if found and found.worker not in killed else 0
+def kill_worker(house: House, run_id: str, *, after: int) -> int:
+    """kill -9 the worker when so many nodes have succeeded and something runs; returns its process id."""
+    wait_until(
+        lambda: (
+            len(nodes_that_are(house, run_id, NodeState.SUCCEEDED)) >= after
+            and nodes_that_are(house, run_id, NodeState.RUNNING)
+        ),
+        timeout=90,
+        what=f"{after} nodes are done and something runs",
+    )
+    names = {node.worker for node in nodes_that_are(house, run_id, NodeState.RUNNING)}
+    local = house.status()
+    assert local is not None
+    assert names == {local.worker_name}
+    house.kill(local.worker)
+    return local.worker
+
+
+def merged_refs(house: House, run_id: str) -> list[str]:
+    (store,) = house.home.glob("repos/*.git")
+    return git(store, "for-each-ref", "--format=%(objectname)", f"refs/agentflow/{run_id}/merged").split()
 
 
 def test_everything_is_killed_and_the_run_resumed(house: House, world: World) -> None:
-    command = house.start("run", str(world.feature), "-j", "4", "--json")
-    run_id = house.only_run()
-    wait_until(lambda: done(house, run_id) >= 4 and running(house, run_id), timeout=60)
-    finished = {n.id: n.commit for n in house.ledger().nodes(run_id).values() if n.commit}
+    command = house.start("run", world.feature, "-j", 4, "--json")
+    run_id = house.new_run()
+    wait_until(
+        lambda: (
+            len(nodes_that_are(house, run_id, NodeState.SUCCEEDED)) >= 4
+            and nodes_that_are(house, run_id, NodeState.RUNNING)
+        ),
+        timeout=90,
+    )
     local = house.status()
     assert local is not None
     victims = [command.pid, local.supervisor, local.worker, local.server]
-    for pid in victims:
-        os.kill(pid, signal.SIGSTOP)
-    for pid in victims:
-        house.kill(pid)
-    command.wait(10)
+    # All are stopped first, so that none sees another one die.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in victims:
+            os.kill(pid, number)
     command.communicate()
     wait_until(lambda: not house.processes(), what="no agent outlives its worker")
-    said = house.run("resume", run_id, "--json")
-    check_landed(world, said)
-    kept = {n.id: n.commit for n in house.ledger().nodes(run_id).values() if n.id in finished}
-    assert kept == finished, "what had been settled was not done again"
+    result = house.finished("resume", run_id)
+    check_landed(world, result)
+    settled = [event.node for event in house.events(run_id) if event.kind == "node.settled"]
+    assert sorted(settled) == sorted([*NEEDS, INTEGRATE]), "nothing was done again, nothing was lost"
 
 
 MERGE = """\
@@ -179,24 +194,12 @@ print(merge.merge_all(store, asked["commits"], facts.base))
 """
 
 
-def test_two_workers_that_integrate_the_same_make_the_same_commit(
-    house: House, world: World, tmp_path: Path
-) -> None:
-    said = house.run("run", str(world.feature), "-j", "4", "--json")
-    check_landed(world, said)
-    result = said.json
+def merge_elsewhere(house: House, home: Path, result: dict[str, Any], seed: int) -> str:
+    """Merge all of a run's work with an empty store, in another process, order, time zone and identity."""
     commits = [node["commit"] for node in result["nodes"].values()]
-    made = [
-        _merge_elsewhere(house, tmp_path / f"machine{seed}", result["base"], commits, seed) for seed in (1, 2)
-    ]
-    assert made == [result["commit"]] * 2
-
-
-def _merge_elsewhere(house: House, home: Path, base: str, commits: list[str], seed: int) -> str:
-    """Merge with an empty store, in another process, order, time zone and identity."""
-    shuffled = random.Random(seed).sample(commits, len(commits))  # noqa: S311 (an order, not a secret)
-    asked = {"repo": str(house.repo), "home": str(home), "base": base, "commits": shuffled}
-    environ = house.environ | {
+    random.Random(seed).shuffle(commits)  # noqa: S311 (an order, not a secret)
+    asked = {"repo": str(house.cwd), "home": str(home), "base": result["base"], "commits": commits}
+    environ = house.environ() | {
         "PYTHONHASHSEED": str(seed),
         "TZ": ["UTC", "Asia/Tokyo"][seed % 2],
         "GIT_AUTHOR_NAME": f"worker {seed}",

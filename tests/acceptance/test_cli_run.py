@@ -11,7 +11,7 @@ import signal
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -75,6 +75,12 @@ class Started:
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = cli.start(*words, stdout=out, stderr=err)
 
+    def close(self) -> None:
+        """Leave nothing behind, also when the test failed."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
     def saw(self, text: str) -> None:
         wait_until(lambda: text in self.err.read_text(), timeout=40, what=f"{text!r} on stderr")
 
@@ -83,6 +89,20 @@ class Started:
 
     def ended(self) -> int:
         return self.process.wait(60)
+
+
+@pytest.fixture
+def start(cli: Cli, tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Starts commands that are ended with the test."""
+    started: list[Started] = []
+
+    def begin(*words: object) -> Started:
+        started.append(Started(cli, tmp_path, *words))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.close()
 
 
 def test_a_run_lands_on_a_branch_and_can_be_looked_at(cli: Cli) -> None:
@@ -155,12 +175,14 @@ def test_a_failed_node_is_named_and_resume_goes_on_where_it_was(cli: Cli, tmp_pa
     assert [e["kind"] for e in events if e.get("node") == "a"].count("node.started") == 1
 
 
-def test_a_detached_run_can_be_watched_and_lands_then(cli: Cli, tmp_path: Path) -> None:
+def test_a_detached_run_can_be_watched_and_lands_then(
+    cli: Cli, tmp_path: Path, start: Callable[..., Started]
+) -> None:
     gate = tmp_path / "go"
     feature(cli, {"id": "a", "runner": held(gate)})
     run_id = cli.run("run", "--detach").stdout.strip()
     wait_until(lambda: node_state(cli, run_id, "a") == "running", timeout=30, every=0.3)
-    watching = Started(cli, tmp_path, "watch", run_id)
+    watching = start("watch", run_id)
     watching.saw("a  running")
     watching.interrupt()
     assert watching.ended() == 130
@@ -177,10 +199,12 @@ def test_no_land_leaves_the_branch_to_the_land_command(cli: Cli) -> None:
     assert git(cli.cwd, "show", "agentflow/two-files:a.txt") == "by a\n"
 
 
-def test_the_first_interrupt_drains_and_resume_goes_on(cli: Cli, tmp_path: Path) -> None:
+def test_the_first_interrupt_drains_and_resume_goes_on(
+    cli: Cli, tmp_path: Path, start: Callable[..., Started]
+) -> None:
     gate = tmp_path / "go"
     feature(cli, {"id": "a", "runner": held(gate)}, {"id": "b", "needs": ["a"]})
-    running = Started(cli, tmp_path, "run")
+    running = start("run")
     running.saw("a  running")
     running.interrupt()
     running.saw("draining")
@@ -193,10 +217,12 @@ def test_the_first_interrupt_drains_and_resume_goes_on(cli: Cli, tmp_path: Path)
     assert cli.run("resume", run_id).stdout.startswith("landed on ")
 
 
-def test_the_second_interrupt_cancels_and_ends_the_agents(cli: Cli, tmp_path: Path) -> None:
+def test_the_second_interrupt_cancels_and_ends_the_agents(
+    cli: Cli, tmp_path: Path, start: Callable[..., Started]
+) -> None:
     gate = tmp_path / "never"
     feature(cli, {"id": "a", "runner": held(gate)}, {"id": "b", "needs": ["a"]})
-    running = Started(cli, tmp_path, "run")
+    running = start("run")
     running.saw("a  running")
     running.interrupt()
     running.saw("draining")
@@ -206,19 +232,23 @@ def test_the_second_interrupt_cancels_and_ends_the_agents(cli: Cli, tmp_path: Pa
     wait_until(lambda: not [p for p in psutil.process_iter() if str(gate) in " ".join(_words(p))])
 
 
-def test_cancel_from_another_terminal_ends_the_run(cli: Cli, tmp_path: Path) -> None:
+def test_cancel_from_another_terminal_ends_the_run(
+    cli: Cli, tmp_path: Path, start: Callable[..., Started]
+) -> None:
     feature(cli, {"id": "a", "runner": held(tmp_path / "never")})
-    running = Started(cli, tmp_path, "run")
+    running = start("run")
     running.saw("a  running")
     cli.run("cancel")
     assert running.ended() == 130
     assert cli.json("status", newest(cli), "--json")["state"] == "cancelled"
 
 
-def test_a_killed_supervisor_does_not_end_an_attached_run(cli: Cli, tmp_path: Path) -> None:
+def test_a_killed_supervisor_does_not_end_an_attached_run(
+    cli: Cli, tmp_path: Path, start: Callable[..., Started]
+) -> None:
     gate = tmp_path / "go"
     feature(cli, {"id": "a", "runner": held(gate)}, {"id": "b", "needs": ["a"]})
-    running = Started(cli, tmp_path, "run")
+    running = start("run")
     running.saw("a  running")
     local = cli.json("status", "--json")["local"]
     os.kill(local["supervisor"], signal.SIGKILL)

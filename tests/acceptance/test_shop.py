@@ -64,7 +64,9 @@ def test_no_node_started_before_its_parents_settled(demo):
 def test_the_second_attempt_of_money_was_told_why_the_first_failed(demo):
     cli, _, result = demo
     assert result["nodes"]["money"]["attempts"] == 2
-    reasons = [e["reason"] for e in events_of(cli, result) if e["kind"] == "node.retry" and e["node"] == "money"]
+    reasons = [
+        e["reason"] for e in events_of(cli, result) if e["kind"] == "node.retry" and e["node"] == "money"
+    ]
     assert len(reasons) == 1
     assert "1 of 2 tests failed" in reasons[0]
 

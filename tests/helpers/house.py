@@ -1,4 +1,4 @@
-"""The real command line with a data directory of its own, and a look at all that runs for it."""
+"""A command line together with all that runs for it: processes, sockets, workspaces, the ledger."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from helpers.cli import Cli
 from helpers.wait import wait_until
 
 from agentflow.config import Config, load_config
@@ -26,82 +25,39 @@ from agentflow.store.events import EventLog
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import Event
 
-ROOT = Path(__file__).resolve().parents[2]
 #: What a command may take in a test that is not about time.
-COMMAND_S = 120
+COMMAND_S = 150
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
+class House(Cli):
+    """One user on one machine, with a data directory and a runtime directory of their own."""
 
     @property
-    def json(self) -> dict[str, Any]:
-        """Its standard output as JSON."""
+    def config(self) -> Config:
+        """The configuration that the commands have."""
+        return load_config(None, environ=self.environ())
+
+    def finished(self, *words: object, code: int | None = 0) -> dict[str, Any]:
+        """The result that a command printed with --json."""
+        return self.result_of(self.start(*words, "--json"), code=code)
+
+    def result_of(self, process: subprocess.Popen[str], *, code: int | None = 0) -> dict[str, Any]:
+        """Wait for a command started with --json. One that does not end is killed, and fails the test."""
         try:
-            value = json.loads(self.out)
-        except ValueError:
-            raise AssertionError(f"no JSON, exit {self.code}:\n{self.out}\n{self.err}") from None
-        assert isinstance(value, dict)
-        return value
-
-
-class House:
-    """One user on one machine: commands, the processes behind them, and the ledger.
-
-    A data directory and a runtime directory of its own; nothing of the developer's is read.
-    """
-
-    def __init__(self, home: Path, runtime: Path, env: Mapping[str, str] | None = None) -> None:
-        self.home, self.runtime = home, runtime
-        paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        self.environ = os.environ | {
-            "AGENTFLOW_HOME": str(home),
-            "XDG_RUNTIME_DIR": str(runtime),
-            "AGENTFLOW_GRACE_S": "1",
-            "PYTHONPATH": os.pathsep.join(paths),
-            **(env or {}),
-        }
-        self.config: Config = load_config(None, environ=self.environ)
-        self.repo = home
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a command in `repo`, in a session of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "agentflow.cli.main", *words],
-            cwd=self.repo,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *words: str, timeout: float = COMMAND_S) -> Said:
-        """A command from its start to its end."""
-        return self.end(self.start(*words), timeout)
-
-    def end(self, process: subprocess.Popen[str], timeout: float = COMMAND_S) -> Said:
-        """Wait for a command; one that does not end is killed, and fails the test."""
-        try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(timeout=COMMAND_S)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
             raise AssertionError(f"{process.args} did not end:\n{out}\n{err}\n{self.tails()}") from None
-        return Said(process.returncode, out, err)
+        assert code in (None, process.returncode), f"exit {process.returncode}:\n{out}\n{err}\n{self.tails()}"
+        found = json.loads(out) | {"stderr": err}
+        assert isinstance(found, dict)
+        return found
 
     def tails(self) -> str:
         """The ends of all logs, for a failure's report."""
         logs = sorted(self.home.glob("logs/*.log"))
         return "\n".join(f"== {log.name}\n{server.last_lines(log, 25)}" for log in logs)
-
-    # -- what is there -------------------------------------------------------------------------------
 
     def status(self) -> LocalStatus | None:
         """What runs for the data directory, asked of the supervisor."""
@@ -111,16 +67,15 @@ class House:
         """The private server's ledger."""
         return Ledger(server.client(self.config.socket_path()))
 
-    def only_run(self) -> str:
-        """The id of the one run that the ledger knows; waits for it."""
-        found = wait_until(self._runs, timeout=30, what="a run is in the ledger")
-        assert len(found) == 1
-        return str(found[0])
+    def new_run(self, known: tuple[str, ...] = ()) -> str:
+        """The id of a run that is not among `known`; waits for it."""
 
-    def _runs(self) -> list[str]:
-        with contextlib.suppress(Exception):
-            return [run.id for run in self.ledger().runs()]
-        return []
+        def look() -> list[str]:
+            with contextlib.suppress(Exception):
+                return [run.id for run in self.ledger().runs() if run.id not in known]
+            return []
+
+        return str(wait_until(look, timeout=40, what="a run is in the ledger")[0])
 
     def events(self, run_id: str) -> list[Event]:
         """Every transition so far."""
@@ -131,7 +86,7 @@ class House:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        homes = (str(self.home), str(self.runtime))
+        homes = (str(self.home), self.env["XDG_RUNTIME_DIR"])
         try:
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 return False
@@ -142,10 +97,10 @@ class House:
             return False
 
     def leftovers(self) -> list[object]:
-        """Processes, sockets and workspaces that should not outlive a run and `agentflow down`."""
-        sockets = [path for path in self.runtime.rglob("*") if not path.is_dir()]
-        places = list(self.home.glob("runs/*/work/*"))
-        return [*self.processes(), *sockets, *places]
+        """Processes, sockets and workspaces, none of which may outlive a run and `agentflow down`."""
+        runtime = Path(self.env["XDG_RUNTIME_DIR"])
+        sockets = [path for path in runtime.rglob("*") if not path.is_dir()]
+        return [*self.processes(), *sockets, *self.home.glob("runs/*/work/*")]
 
     def kill(self, pid: int) -> None:
         """SIGKILL: nothing is cleaned up."""
@@ -154,17 +109,17 @@ class House:
 
     def close(self) -> None:
         """`agentflow down`, after which nothing may be left."""
-        said = self.run("down", timeout=60)
-        assert said.code == 0, said.err
+        self.run("down")
         wait_until(lambda: not self.leftovers(), what="nothing is left behind")
 
 
 @contextmanager
-def open_house(home: Path, env: Mapping[str, str] | None = None) -> Iterator[House]:
+def open_house(place: Path, env: Mapping[str, str] | None = None) -> Iterator[House]:
     """A house that leaves nothing; its runtime directory is short (a socket's path has 107 bytes)."""
-    home.mkdir(parents=True, exist_ok=True)
     runtime = Path(tempfile.mkdtemp(prefix="afh-"))
-    house = House(home, runtime, env)
+    place.mkdir(parents=True, exist_ok=True)
+    house = House(place, place / "home", runtime)
+    house.env |= env or {}
     try:
         yield house
         house.close()

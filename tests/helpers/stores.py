@@ -99,7 +99,9 @@ class Forge:
 
     def tree(self, *entries: tuple[str, bytes, str]) -> str:
         """A tree of (mode, name, oid) in the order given, whatever they are."""
-        return self.put("tree", b"".join(m.encode() + b" " + n + b"\0" + bytes.fromhex(o) for m, n, o in entries))
+        return self.put(
+            "tree", b"".join(m.encode() + b" " + n + b"\0" + bytes.fromhex(o) for m, n, o in entries)
+        )
 
     def tree_with(self, mode: str, name: bytes, oid: str) -> str:
         """The base's tree with one more entry."""

@@ -81,7 +81,9 @@ def test_d09_duplicate_entries(bench, forge):
     ],
     ids=repr,
 )
-def test_d12_d20_names_modes_and_contents_that_git_accepts_and_we_do_not(bench, forge, mode, name, content, said):
+def test_d12_d20_names_modes_and_contents_that_git_accepts_and_we_do_not(
+    bench, forge, mode, name, content, said
+):
     text = refused(bench, forge.recorded(forge.tree_with(mode, name, forge.put("blob", content))))
     assert said in text
 
@@ -100,7 +102,9 @@ def test_d12_a_gitlink(bench, forge):
 def test_symlinks_inside_of_the_tree_come_in(bench, forge, target):
     link = forge.put("blob", target.encode())
     src = forge.tree(("100644", b"b.py", forge.put("blob", b"x = 1\n")), ("120000", b"link", link))
-    assert ingest.ingest(bench.store, forge.recorded(forge.tree_with("40000", b"src", src)), REF) == ("src/link",)
+    assert ingest.ingest(bench.store, forge.recorded(forge.tree_with("40000", b"src", src)), REF) == (
+        "src/link",
+    )
 
 
 def test_d13_a_tree_bomb_is_refused_by_its_count(bench, forge):

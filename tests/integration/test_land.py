@@ -116,7 +116,9 @@ def test_a_branch_that_git_cannot_have_beside_the_others(bench, git_dir):
         land.land(git_dir, commit=published(bench, "one\n"), branch=BRANCH, run="run-1")
 
 
-@pytest.mark.parametrize("branch", ["--output=x", "-u", "a b", "a;b", "a$(b)", "a..b", "refs/heads/x", "x.lock", ""])
+@pytest.mark.parametrize(
+    "branch", ["--output=x", "-u", "a b", "a;b", "a$(b)", "a..b", "refs/heads/x", "x.lock", ""]
+)
 def test_names_that_are_refused(bench, git_dir, branch):
     with pytest.raises(RepositoryError):
         land.land(git_dir, commit=bench.base, branch=branch, run="run-1")

@@ -137,6 +137,13 @@ def test_a_skip_waits_for_nobody_but_counts_everybody(ledger):
     assert states(ledger)[INTEGRATE] == "ready"
 
 
+def test_a_skip_reaches_the_end_of_a_diamond_once(ledger):
+    open_run(ledger, {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]})
+    answer = done(ledger, "a", NodeState.FAILED)
+    assert sorted(answer.ended) == ["a", "b", "c", "d"]
+    assert answer.ready == (INTEGRATE,)
+
+
 def test_what_follows_an_optional_node_goes_on_without_it(ledger):
     open_run(ledger, {"a": [], "b": ["a"]}, optional=["a"])
     assert done(ledger, "a", NodeState.FAILED).ready == ("b",)

@@ -68,7 +68,8 @@ class Local:
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 return False
             mine = process.environ().get("AGENTFLOW_HOME") == str(self.home)
-            return mine or any(str(self.home) in word for word in process.cmdline())
+            words = " ".join(process.cmdline())
+            return mine or str(self.home) in words or str(self.runtime) in words
         except psutil.Error:
             return False
 
@@ -111,8 +112,7 @@ def test_starters_at_the_same_moment_share_one_server(local: Local) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: local.ensure(), range(8)))
     assert len({status.server for status in found}) == 1
-    servers = [p for p in local.processes() if "--unixsocket" in " ".join(p.cmdline())]
-    assert len(servers) <= 1
+    wait_until(lambda: len(local.processes()) == 2, what="one supervisor, one server")
 
 
 def test_a_second_supervisor_finds_the_lock_held_and_leaves(local: Local) -> None:
@@ -138,7 +138,8 @@ def test_a_killed_server_is_started_again_with_its_data(local: Local) -> None:
 
 def test_a_killed_supervisor_takes_everything_along_and_the_next_command_goes_on(local: Local) -> None:
     before = local.ensure(worker=True)
-    assert before.worker
+    wait_until(lambda: "celery" in psutil.Process(before.worker).cmdline(), what="the worker has begun")
+    assert len(local.processes()) == 3
     local.ledger().client.set("kept", "yes")
     kill(before.supervisor)
     wait_until(lambda: not local.processes(), what="server and worker are gone")

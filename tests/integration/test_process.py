@@ -35,7 +35,9 @@ STAY = "\ntime.sleep(600)\n"
 
 
 def run(*argv: str, cwd: Path, seconds: float = 20.0, **options) -> Completed:
-    return run_tree(argv, cwd=cwd, env=options.pop("env", ENV), deadline=time.monotonic() + seconds, **options)
+    return run_tree(
+        argv, cwd=cwd, env=options.pop("env", ENV), deadline=time.monotonic() + seconds, **options
+    )
 
 
 def written_pid(path: Path) -> int:
@@ -199,7 +201,9 @@ def test_b14_the_end_is_the_commands_not_that_of_its_output(tmp_path):
 def test_many_at_once_in_threads(tmp_path):
     results: list[Completed] = []
     threads = [
-        threading.Thread(target=lambda n=n: results.append(run("sh", "-c", f"echo {n}; exit {n}", cwd=tmp_path)))
+        threading.Thread(
+            target=lambda n=n: results.append(run("sh", "-c", f"echo {n}; exit {n}", cwd=tmp_path))
+        )
         for n in range(12)
     ]
     for thread in threads:
@@ -218,7 +222,7 @@ def test_cpu_and_memory_are_reported(tmp_path):
 
 def test_nothing_is_left_open(tmp_path):
     run("true", cwd=tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         run("true", cwd=tmp_path, log=tmp_path / "log", stop=Stop())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

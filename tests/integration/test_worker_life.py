@@ -80,7 +80,7 @@ def test_a_run_longer_than_its_timeout_is_cancelled(scene):
     plan = noop_plan({"a": []}, seconds=3600.0).model_copy(update={"timeout_s": 0.5})
     scene.submit(plan)
     scene.wait_closed(seconds=15)
-    assert scene.ledger.run("run-1").state == "cancelled"
+    assert scene.ledger.run("run-1").state == "failed"
     assert "timeout" in scene.ledger.run("run-1").reason
 
 

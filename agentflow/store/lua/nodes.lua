@@ -95,6 +95,8 @@ local function finish(first, first_state, first_reason)
       local c = redis.call('HMGET', nkey(child), 'state', 'tolerant')
       if c[1] == 'pending' and c[2] ~= '1' then
         if not harmless then
+          -- Marked at once: another parent may end in this same cascade.
+          redis.call('HSET', nkey(child), 'state', follow)
           queue[#queue + 1] = {child, follow, node .. ' ' .. state}
         elseif left == 0 then
           make_ready(child)

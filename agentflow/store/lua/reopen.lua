@@ -1,11 +1,11 @@
 -- Open a closed run again: what did not succeed is pending (or ready) once more, as a new generation.
--- ARGV: 1 run, 2 states of a run that may be reopened, 3 commit to integrate on ('' keeps the last one)
+-- ARGV: 1 run, 2 states of a run that may be reopened, 3 commit to integrate on ('': the base)
 -- returns: 'reopened' | 'superseded', state; then the answer (ready: what to send)
 local state = redis.call('HGET', RUN, 'state')
 if not from(state or '', ARGV[2]) then return answer({'superseded', state or 'unknown'}) end
 local order = cjson.decode(redis.call('HGET', RUN, 'order'))
-redis.call('HSET', RUN, 'state', 'open', 'reason', '', 'result', '', 'closed_ms', 0, 'in_flight', 0)
-if ARGV[3] ~= '' then redis.call('HSET', RUN, 'onto', ARGV[3]) end
+redis.call('HSET', RUN, 'state', 'open', 'reason', '', 'result', '', 'closed_ms', 0, 'in_flight', 0,
+  'onto', ARGV[3])
 redis.call('HINCRBY', RUN, 'generation', 1)
 redis.call('SADD', 'af:open', ARGV[1])
 redis.call('PERSIST', RUN)
