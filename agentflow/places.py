@@ -96,7 +96,7 @@ class Source:
         return Problem(self.name, *place, f"{self.code}-{number}", reason, value, fix)
 
 
-class Unreadable(Exception):  # noqa: N818 - it carries problems to the two errors that users see
+class Unreadable(Exception):
     """The text is not a document at all; `problems` say why."""
 
     def __init__(self, *problems: Problem) -> None:

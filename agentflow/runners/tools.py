@@ -32,7 +32,7 @@ SEARCH_TIMEOUT_S = 20.0
 RUN_TIMEOUT_S = 300.0
 
 
-class Finished(Exception):  # noqa: N818 - it ends the loop and is no error
+class Finished(Exception):
     """The agent called `finish`; carries what it said."""
 
     def __init__(self, outcome: Outcome) -> None:

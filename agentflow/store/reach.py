@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import redis
-
 from agentflow.errors import InfraError
+from agentflow.store.client import Unreachable
 
 
 @contextmanager
@@ -15,7 +14,7 @@ def reachable(url: str) -> Iterator[None]:
     """Turn a lost connection inside the block into an `InfraError`; `url` is for the message."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
+    except Unreachable as error:
         raise InfraError(
             f"Redis at {url} does not answer: {error}",
             why="it was stopped, or the address is wrong",

@@ -57,7 +57,7 @@ TOLD_KINDS = ("acceptance", "policy", "provider", "limit")
 DRAINED = "the worker is leaving"
 
 
-class NodeFailed(Exception):  # noqa: N818 (Flower shows the name: it reads as what happened)
+class NodeFailed(Exception):
     """Raised in the Celery task of a node that failed, so that monitors show FAILURE."""
 
 
