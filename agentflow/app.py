@@ -39,23 +39,31 @@ def queue(name: str) -> Queue:
 
 
 def make_app(config: Config) -> Celery:
-    """The application for one configuration; the module attribute `app` is the usual way to it."""
+    """The application for a configuration, one for each broker; the attribute `app` is this process' own."""
+    return _app_at(config.broker_url(), frozenset(config.roles))
+
+
+@functools.cache
+def _app_at(url: str, roles: frozenset[str]) -> Celery:
     app = Celery("agentflow", set_as_current=True)
     app.config_from_object(settings())
-    url = config.broker_url()
     app.conf.update(
         broker_url=url,
         result_backend=url,
-        task_queues=[queue(SYSTEM_QUEUE), *(queue(role) for role in sorted(config.roles))],
+        task_queues=[queue(SYSTEM_QUEUE), *(queue(role) for role in sorted(roles))],
         imports=("agentflow.tasks.roles", "agentflow.tasks.integrate", "agentflow.tasks.worker"),
     )
     return app
 
 
-@functools.cache
 def get_app() -> Celery:
     """The application of this process, configured from where it was started."""
-    return make_app(load_config(Path.cwd()))
+    return make_app(_own_config())
+
+
+@functools.cache
+def _own_config() -> Config:
+    return load_config(Path.cwd())
 
 
 def __getattr__(name: str) -> Any:

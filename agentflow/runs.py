@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentflow.app import get_app
+from agentflow.app import make_app
 from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas, parse_plan
 from agentflow.canvas.opening import open_in_ledger
@@ -106,7 +106,7 @@ def submit(
         root=str(facts.root),
         detached=options.detach,
     )
-    chords.start(_canvas(ledger, plan, run_id))
+    chords.start(_canvas(ledger, plan, run_id, config))
     return run_id
 
 
@@ -185,7 +185,7 @@ def _integrate_on(
     answer = ledger.reopen(run.id, onto=moved.current)
     if answer is None:
         raise moved
-    canvas = _canvas_of(ledger, run.id)
+    canvas = _canvas_of(ledger, run.id, config)
     chords.send(canvas, answer.ready)
     for _ in follow(run.id, config=config, after=EventLog(ledger.client).last(run.id)):
         pass
@@ -224,7 +224,9 @@ def _control(run_id: str, config: Config, verb: str, reason: str) -> RunState:
     ledger = open_ledger(config)
     ledger.run(run_id)
     state, answer = ledger.control(run_id, verb, reason)
-    chords.follow_up(_canvas_of(ledger, run_id), ready=answer.ready, ended=answer.ended, woken=answer.woken)
+    chords.follow_up(
+        _canvas_of(ledger, run_id, config), ready=answer.ready, ended=answer.ended, woken=answer.woken
+    )
     return RunState(state)
 
 
@@ -240,7 +242,7 @@ def resume(run_id: str, *, config: Config) -> RunState:
         return run.state
     if run.state in CLOSED:
         answer = ledger.reopen(run_id)
-        canvas = _canvas_of(ledger, run_id)
+        canvas = _canvas_of(ledger, run_id, config)
         chords.arm(canvas)
         _arrive_again(ledger, canvas)
         chords.send(canvas, answer.ready if answer else ())
@@ -248,7 +250,7 @@ def resume(run_id: str, *, config: Config) -> RunState:
     if run.state is RunState.CANCELLING:
         return run.state
     ledger.control(run_id, "continue", "resumed")
-    canvas = _canvas_of(ledger, run_id)
+    canvas = _canvas_of(ledger, run_id, config)
     chords.send(canvas, list(ledger.ready(run_id)))
     return RunState.OPEN
 
@@ -350,12 +352,12 @@ def _checked(spec: Spec | Sequence[Task], config: Config, feature: str) -> Spec:
     return resolve(whole, config)
 
 
-def _canvas_of(ledger: Ledger, run_id: str) -> Canvas:
-    return _canvas(ledger, parse_plan(json.dumps(ledger.plan(run_id))), run_id)
+def _canvas_of(ledger: Ledger, run_id: str, config: Config) -> Canvas:
+    return _canvas(ledger, parse_plan(json.dumps(ledger.plan(run_id))), run_id, config)
 
 
-def _canvas(ledger: Ledger, plan: Plan, run_id: str) -> Canvas:
-    return Canvas(plan, run_id, ledger.generation(run_id), get_app())
+def _canvas(ledger: Ledger, plan: Plan, run_id: str, config: Config) -> Canvas:
+    return Canvas(plan, run_id, ledger.generation(run_id), make_app(config))
 
 
 def _keep_record(config: Config, run_id: str, plan: Plan, options: SubmitOptions) -> None:

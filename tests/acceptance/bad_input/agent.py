@@ -41,6 +41,13 @@ def deletes_all(_place: pathlib.Path) -> None:
     shutil.rmtree(pathlib.Path.cwd())
 
 
+def strays(_place: pathlib.Path) -> None:
+    """Makes the tests easier, and leaves a file."""
+    right()
+    pathlib.Path("check.py").write_text("", "utf-8")
+    pathlib.Path("new.txt").write_text("new", "utf-8")
+
+
 def writes_100_mb(_place: pathlib.Path) -> None:
     right()
     with pathlib.Path("big.bin").open("wb") as big:

@@ -57,14 +57,16 @@ def test_the_run_fails_in_clear_words_and_can_be_resumed(project: Project, mode:
     project.resume(result["run"])
 
 
-def test_an_undeclared_path_is_refused_by_name(project: Project) -> None:
-    """As `deletes`, under declared artifacts: what else it touched is named."""
-    file = project.feature(agent(project, "deletes"), artifacts=["app.py"])
-    project.failed(
-        file,
-        what="files outside of the declared artifacts were changed: .gitignore, check.py",
-        fix="change only app.py",
-    )
+def test_an_undeclared_path_is_refused_by_name_and_shown(project: Project) -> None:
+    file = project.feature(agent(project, "strays"), artifacts=["app.py"])
+    what = "files outside of the declared artifacts were changed: check.py, new.txt"
+    result = project.failed(file, what=what, fix="change only app.py")
+    told = project.house.run("why", result["run"], "fix").stdout.splitlines()
+    assert told[0] == f"fix is failed: policy: {what}"
+    assert told[1].startswith("  fix: change only app.py")
+    ended = project.house.run("resume", result["run"], code=Exit.FAILED).stdout.splitlines()
+    place = ended.index(f"  failed: fix after 2 attempts: policy: {what}")
+    assert ended[place + 1].startswith("    fix: change only app.py")
 
 
 def test_children_that_an_agent_leaves_are_ended(project: Project) -> None:

@@ -44,8 +44,14 @@ def model(server: ScriptedServer, **options: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[Any, dict[str, str]]] = {
-    "no choices": ("no_choices", {"what": "answered without choices", "fix": "agentflow resume"}),
-    "a cut stream": ("cut", {"what": "broke off", "fix": "agentflow resume"}),
+    "no choices": (
+        "no_choices",
+        {"what": "answered without choices", "fix": "supports streamed chat completions"},
+    ),
+    "a cut stream": (
+        "cut",
+        {"what": "the model's answer was cut", "why": "without a finish_reason", "fix": "a short timeout"},
+    ),
     "a connection that drops": ("drop", {"what": "the connection to the model", "fix": "agentflow resume"}),
     "a garbage chunk": ("garbage", {"what": "not JSON", "fix": "agentflow resume"}),
     "429 for ever": (
