@@ -5,7 +5,8 @@
 # data directory (AGENTFLOW_HOME) under the same paths.
 FROM python:3.12-slim
 
-# TLS uses the trust store of the system; git must be 2.38 or newer.
+# TLS uses the trust store of the system; git must be 2.38 or newer. The base image decides their versions.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates git \
     && rm -rf /var/lib/apt/lists/*

@@ -36,6 +36,7 @@ class NodeResult:
     reason: str = ""
     fix: str = ""
     edges: tuple[str, ...] = ()
+    findings: tuple[Mapping[str, Any], ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -145,5 +146,6 @@ def _node(run: RunRecord, node: NodeRecord) -> NodeResult:
         reason=node.reason,
         fix=node.fix if node.state is NodeState.FAILED else "",
         edges=node.edges,
+        findings=node.findings,
         usage=node.usage,
     )

@@ -35,7 +35,11 @@ def explain(error: Exception, endpoint: Endpoint) -> Exception:
             return AgainError(_unreachable(error, endpoint))
         case openai.APIError():
             return AgainError(
-                ProviderError("the model's endpoint broke off its answer", why=error.message[:_SHOWN_CHARS])
+                ProviderError(
+                    "the model's endpoint broke off its answer",
+                    why=error.message[:_SHOWN_CHARS],
+                    fix="look into the endpoint's own log, then `agentflow resume RUN`",
+                )
             )
         case ValueError() | RecursionError() | GarbageError():
             return AgainError(

@@ -222,6 +222,7 @@ def _node(node_id: str, raw: Mapping[str, str]) -> NodeRecord:
         locks=tuple(json.loads(raw.get("locks", "[]"))),
         optional=raw.get("optional") == "1",
         usage=json.loads(raw.get("usage") or "{}"),
+        findings=tuple(json.loads(raw.get("findings") or "[]")),
         **fields,
     )
 

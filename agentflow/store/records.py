@@ -78,6 +78,7 @@ class NodeRecord:
     pending_text: str = ""
     locks: tuple[str, ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

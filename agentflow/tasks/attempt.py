@@ -33,7 +33,7 @@ from agentflow.store.client import Unreachable
 from agentflow.store.ledger import Claim
 from agentflow.store.records import NodeRecord
 from agentflow.store.scripts import Answer
-from agentflow.tasks import optimistic
+from agentflow.tasks import optimistic, prompt
 from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.claimed import Attempt
 from agentflow.tasks.context import Context
@@ -138,7 +138,7 @@ def _settle_success(attempt: Attempt, outcome: Outcome, delivery: Delivery, seq:
         paths=delivery.paths,
         seq=seq,
         facts=attempt.facts(outcome, base=delivery.base, pending_commit=""),
-        text=outcome.handoff or (outcome.summary if attempt.node.output == "report" else ""),
+        text=prompt.text_of(outcome, attempt.node.output),
     )
 
 

@@ -13,6 +13,10 @@ from agentflow.tasks.attempts import Held
 from agentflow.tasks.context import Context
 
 
+#: Findings of a report that are kept as data (its text has all of them).
+FINDINGS_MAX = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One claimed node with all that belongs to it."""
@@ -36,6 +40,8 @@ class Attempt:
         facts: dict[str, str | int | float] = dict(more)
         if outcome:
             facts |= {"summary": outcome.summary[:500], "verdict": outcome.verdict}
+            if outcome.findings:
+                facts["findings"] = json.dumps([asdict(f) for f in outcome.findings[:FINDINGS_MAX]])
         return facts | self.spent()
 
     def spent(self) -> dict[str, str | int | float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentflow.canvas.plan import Plan, PlanNode
+from agentflow.environment import Finding, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,18 @@ def _handed_over(item: Input) -> str:
     kind = "report" if item.output == "report" else "hand-off"
     verdict = f"verdict: {item.verdict}\n" if item.verdict else ""
     return f"## {item.node} ({item.role}): {kind}\n\n{verdict}{item.text.strip()}"
+
+
+def text_of(outcome: Outcome, output: str) -> str:
+    """What an attempt hands to its dependents: its hand-off; of a report also every finding."""
+    text = outcome.handoff or (outcome.summary if output == "report" else "")
+    findings = "\n".join(_finding(f) for f in outcome.findings)
+    return f"{text}\n\nFindings:\n{findings}" if findings else text
+
+
+def _finding(finding: Finding) -> str:
+    place = f"{finding.file}:{finding.line}: " if finding.file else ""
+    return f"- {finding.severity}: {place}{finding.message}"
 
 
 def inputs_of(

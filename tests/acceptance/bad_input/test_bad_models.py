@@ -53,7 +53,18 @@ BAD: dict[str, tuple[Any, dict[str, str]]] = {
         {"what": "the model's answer was cut", "why": "without a finish_reason", "fix": "a short timeout"},
     ),
     "a connection that drops": ("drop", {"what": "the connection to the model", "fix": "agentflow resume"}),
-    "a garbage chunk": ("garbage", {"what": "not JSON", "fix": "agentflow resume"}),
+    "a garbage chunk": (
+        "garbage",
+        {
+            "what": "sent a chunk that is not part of an answer",
+            "why": "JSONDecodeError",
+            "fix": "nothing on the way rewrites the stream",
+        },
+    ),
+    "an error in the stream": (
+        {"kind": "error", "message": "the server is overloaded"},
+        {"what": "broke off its answer", "why": "the server is overloaded", "fix": "agentflow resume"},
+    ),
     "429 for ever": (
         {"status": 429, "retry_after": 0, "message": "Rate limit reached"},
         {
