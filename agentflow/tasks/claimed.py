@@ -12,7 +12,6 @@ from agentflow.store.records import NodeRecord, RunRecord
 from agentflow.tasks.attempts import Held
 from agentflow.tasks.context import Context
 
-
 #: Findings of a report that are kept as data (its text has all of them).
 FINDINGS_MAX = 100
 

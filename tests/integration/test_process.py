@@ -151,6 +151,26 @@ def test_killing_the_launcher_kills_the_command_too(tmp_path):
     wait_until(lambda: gone(int(done.output.split()[1])))
 
 
+def test_what_outlives_a_killed_launcher_does_not_hold_up_the_worker(tmp_path):
+    script = ESCAPEE + "\nprint(os.getppid(), flush=True)" + STAY
+    pid, log = tmp_path / "pid", tmp_path / "log"
+
+    def kill() -> None:
+        written_pid(pid)
+        os.kill(int(wait_until(lambda: log.exists() and log.read_text())), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        done = run(sys.executable, "-c", script, str(pid), cwd=tmp_path, seconds=120, log=log)
+    finally:
+        killer.join()
+        os.kill(written_pid(pid), signal.SIGKILL)
+    assert done.returncode == -signal.SIGKILL
+    assert not done.timed_out
+    assert done.seconds < 30
+
+
 def test_b13_endless_output_is_capped_head_and_tail_kept(tmp_path):
     script = "import sys\nprint('first')\nfor i in range(40000): print('x' * 100)\nprint('last')"
     done = run(sys.executable, "-c", script, cwd=tmp_path, output_cap_bytes=20_000, log=tmp_path / "log")
