@@ -31,10 +31,22 @@ class _Arrival:
 
 
 def arm(canvas: Canvas) -> None:
-    """Set the size of every chord of the run; must come before the first message is sent."""
+    """Set the size of every chord of the run; must come before the first message is sent.
+
+    The backend's own call, on a backend whose client is a pipeline: a run of a thousand joins is armed in
+    one round trip, not in two thousand.
+    """
     backend = cast("Any", canvas.app.backend)
-    for join in canvas.joins.values():
-        backend.set_chord_size(join.id, len(join.parents))
+
+    def set_sizes() -> None:
+        with backend.client.pipeline(transaction=False) as pipe:
+            batch = type(backend)(app=canvas.app, url=backend.url)
+            batch.client = pipe
+            for join in canvas.joins.values():
+                batch.set_chord_size(join.id, len(join.parents))
+            pipe.execute()
+
+    backend.ensure(set_sizes, ())
 
 
 def arrive(canvas: Canvas, node: str) -> None:

@@ -50,15 +50,21 @@ class Context:
         found = self._known.get(run_id)
         if found and generation in (0, found.canvas.generation):
             return found
-        text = cast("str | None", self.client.get(keys.part(run_id, "plan")))
-        run = self.ledger.run(run_id)
-        plan = parse_plan(text or "{}")
-        known = _Known(plan, run, Canvas(plan, run_id, generation or run.generation, self.app))
+        # A layer of messages arrives at once: the plan is read and the canvas cut by one thread, not by each.
         with self._lock:
-            self._known[run_id] = known
+            found = self._known.get(run_id)
+            if found and generation in (0, found.canvas.generation):
+                return found
+            known = self._known[run_id] = self._read(run_id, generation)
             while len(self._known) > self.KNOWN_MAX:
                 self._known.pop(next(iter(self._known)))
         return known
+
+    def _read(self, run_id: str, generation: int) -> _Known:
+        text = cast("str | None", self.client.get(keys.part(run_id, "plan")))
+        run = self.ledger.run(run_id)
+        plan = parse_plan(text or "{}")
+        return _Known(plan, run, Canvas(plan, run_id, generation or run.generation, self.app))
 
     def send_woken(self, run_id: str, answer: Answer) -> None:
         """Send what a transition has woken."""

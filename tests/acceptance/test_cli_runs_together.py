@@ -95,9 +95,9 @@ def test_gc_takes_what_a_closed_run_left_and_no_branch(cli: Cli) -> None:
     write_feature(cli, "a")
     run = cli.json("run", "--json")["run"]
     assert run in git(cli.cwd, "for-each-ref")
-    assert run in cli.run("gc", "--older-than", "1ms", "--dry-run").stdout
+    wait_until(lambda: run in cli.run("gc", "--older-than", "1s", "--dry-run").stdout)
     assert run in git(cli.cwd, "for-each-ref")
-    assert run in cli.run("gc", "--older-than", "1ms").stdout
+    assert run in cli.run("gc", "--older-than", "1s").stdout
     assert run not in git(cli.cwd, "for-each-ref")
     assert not (cli.home / "runs" / run).exists()
     assert "no run" in cli.run("status", run, code=2).stderr
