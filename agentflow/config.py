@@ -46,7 +46,7 @@ SOCKET_PATH_MAX_BYTES = 107
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
 
 
-RedisUrl = Annotated[str, Field(strict=True, pattern=r"^(rediss?|redis\+socket|unix|sentinel)://\S+$")]
+RedisUrl = Annotated[str, Field(strict=True, pattern=r"^(rediss?|redis\+socket|unix)://\S+$")]
 
 
 class _RedisSettings(Closed):

@@ -11,17 +11,6 @@ from typing import Any, Protocol
 from agentflow.errors import AttemptCancelled
 from agentflow.process import Completed, run_tree
 
-#: What commands are given of the worker's environment; secrets are never among it.
-ENVIRON_KEPT = frozenset(
-    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH"}
-)
-
-
-def clean_environ(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of an attempt's commands: an allow-list of the worker's, and `extra`."""
-    kept = {name: text for name, text in environ.items() if name in ENVIRON_KEPT or name.startswith("LC_")}
-    return {**kept, **extra}
-
 
 @dataclass(frozen=True, slots=True)
 class Usage:

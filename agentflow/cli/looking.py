@@ -124,7 +124,7 @@ def _table(found: list[RunRecord]) -> list[str]:
         )
         for record in found
     ]
-    return text.table(("run", "state", "nodes", "opened", "feature"), rows)
+    return text.table(("run", "state", "ended", "opened", "feature"), rows)
 
 
 def _when(stamp_ms: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from agentflow.results import RunResult
     from agentflow.runs import SubmitOptions
 
+#: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
+_SHELL_DIRECTORY = Path.cwd()
 LandOption = Annotated[bool, typer.Option("--land/--no-land", help="Move the target branch at the end.")]
 
 
@@ -62,7 +65,9 @@ def run(
         str, typer.Option(help="auto, or off: agents may then run commands with your rights.")
     ] = "auto",
     progress: ProgressOption = Progress.AUTO,
-    land: LandOption = True,
+    land: #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
+_SHELL_DIRECTORY = Path.cwd()
+LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,7 +118,9 @@ def resume(
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     progress: ProgressOption = Progress.AUTO,
-    land: LandOption = True,
+    land: #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
+_SHELL_DIRECTORY = Path.cwd()
+LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -137,7 +144,9 @@ def watch(
     run: RunArgument = None,
     *,
     progress: ProgressOption = Progress.AUTO,
-    land: LandOption = True,
+    land: #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
+_SHELL_DIRECTORY = Path.cwd()
+LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -204,8 +213,15 @@ def _tell(result: RunResult, config: Config, manner: Manner) -> None:
     if manner.as_json:
         text.put(json.dumps(result.as_dict()))
         return
-    for line in summary.lines(result, _diffstat(result, config)):
+    for line in summary.lines(result, _diffstat(result, config), git=_git(result)):
         (text.say if manner.events else text.put)(line)
+
+
+def _git(result: RunResult) -> str:
+    """Git as it is typed where the user's shell is (`demo` works in a directory of its own)."""
+    here = _SHELL_DIRECTORY.resolve()
+    root = Path(result.root).resolve()
+    return "git" if here == root or root in here.parents else f"git -C {shlex.quote(str(root))}"
 
 
 def _diffstat(result: RunResult, config: Config) -> str:

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 FAILED_SHOWN = 10
 
 
-def lines(result: RunResult, diffstat: str = "") -> list[str]:
-    """Branch, what changed, time and speed-up, cost, failures, and the next command."""
+def lines(result: RunResult, diffstat: str = "", *, git: str = "git") -> list[str]:
+    """Branch, what changed, time and speed-up, cost, failures, and the next command.
+
+    `git` is how git is called for the run's repository from where the user is.
+    """
     said = [_outcome(result)]
     said += [f"  {line}" for line in text.clean(diffstat).splitlines()]
     said.append(_figures(result))
@@ -23,7 +26,7 @@ def lines(result: RunResult, diffstat: str = "") -> list[str]:
     said += [line for name, node in failed[:FAILED_SHOWN] for line in _failure(name, node)]
     if len(failed) > FAILED_SHOWN:
         said.append(f"  … and {len(failed) - FAILED_SHOWN} more")
-    return said + _next(result)
+    return said + _next(result, git)
 
 
 def _outcome(result: RunResult) -> str:
@@ -39,7 +42,7 @@ def _outcome(result: RunResult) -> str:
 def _figures(result: RunResult) -> str:
     parts = [
         f"{result.completed}/{result.total} nodes in {text.duration(result.duration_s)}",
-        f"{text.duration(result.node_seconds)} of work ({result.speedup:.1f} times as fast)",
+        f"{text.duration(result.node_seconds)} of work{_speedup(result)}",
     ]
     if result.skipped or result.cancelled:
         parts.append(f"{result.skipped} skipped, {result.cancelled} cancelled")
@@ -49,23 +52,29 @@ def _figures(result: RunResult) -> str:
     return " · ".join(parts)
 
 
+def _speedup(result: RunResult) -> str:
+    """Node time over wall time, where working side by side has gained something."""
+    return f" ({result.speedup:.1f} times as fast)" if result.speedup > 1 else ""
+
+
 def _failure(name: str, node: NodeResult) -> list[str]:
     reason = text.one_line(node.reason) or "no reason was given"
     said = [f"  failed: {name} after {text.count(node.attempts, 'attempt')}: {reason}"]
     return [*said, f"    fix: {text.one_line(node.fix)}"] if node.fix else said
 
 
-def _next(result: RunResult) -> list[str]:
+def _next(result: RunResult, git: str) -> list[str]:
     """What can be typed now."""
     if result.state == RunState.LANDED:
-        return [f"next: git diff {result.base[:12]}..{result.branch or result.target}"]
+        return [f"next: {git} diff {result.base[:12]}..{result.branch or result.target}"]
     if result.state == RunState.READY_TO_LAND:
         return [f"next: agentflow diff {result.run}; agentflow land {result.run}"]
     steps = []
     if result.merged_ref and result.completed:
-        steps.append(f"the merged tree is kept: git worktree add --detach ../merged {result.merged_ref}")
+        steps.append(f"the merged tree is kept: {git} worktree add --detach ../merged {result.merged_ref}")
     if result.failed_nodes:
-        steps.append(f"look: agentflow logs {result.run} {result.failed_nodes[0]}")
+        node = f"{result.run} {result.failed_nodes[0]}"
+        steps.append(f"look: agentflow why {node}; agentflow logs {node}")
     elif result.state == RunState.FAILED:
         steps.append(f"look: agentflow logs {result.run} integrate")
     return [*steps, f"next: agentflow resume {result.run}"]

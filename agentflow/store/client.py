@@ -13,6 +13,8 @@ from agentflow.errors import InfraError
 
 #: What a call raises while the server is away (it may come back).
 Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+#: The code of the error for a server that does not answer.
+NO_ANSWER = "AF-INFRA-001"
 #: Seconds that a blocking read may take on the server; the socket waits longer.
 BLOCK_S = 5.0
 SOCKET_TIMEOUT_S = 15.0
@@ -55,7 +57,7 @@ def check(client: redis.Redis, url: str) -> None:
         raise InfraError(
             f"Redis at {url} does not answer: {error}",
             fix="start it, or check redis.url (`agentflow config show --origin`)",
-            code="AF-INFRA-001",
+            code=NO_ANSWER,
         ) from error
     version = str(info.get("redis_version", "0"))
     if int(version.split(".", maxsplit=1)[0]) < 7:  # noqa: PLR2004 (allow-oom flags came with 7.0)
@@ -69,6 +71,6 @@ def check(client: redis.Redis, url: str) -> None:
         raise InfraError(
             "Redis Cluster is not supported",
             why="neither kombu's transport nor the ledger's scripts can span slots",
-            fix="use a single server, or Sentinel for failover",
+            fix="use a single server",
             code="AF-INFRA-004",
         )

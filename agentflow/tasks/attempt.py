@@ -163,6 +163,7 @@ def proceed(attempt: Attempt, answer: Answer, state: NodeState, *, commit: str =
 
 def unsuccessful(attempt: Attempt, error: AgentflowError) -> dict[str, Any]:
     """An attempt that came to nothing: again (now or later), or failed, or cancelled."""
+    attempt.log_error(error)
     reason = attempt.held.stop.reason
     if isinstance(error, AttemptCancelled) or reason:
         return _stopped(attempt, reason or error.what)

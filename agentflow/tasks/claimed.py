@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 
 from agentflow.canvas.plan import Plan, PlanNode
 from agentflow.environment import Meter, Outcome, Usage
+from agentflow.errors import AgentflowError
 from agentflow.store.ledger import Claim, Ledger
 from agentflow.store.records import NodeRecord, RunRecord
 from agentflow.tasks.attempts import Held
@@ -48,3 +50,15 @@ class Attempt:
         if self.meter.usage == Usage():
             return {}
         return {"usage": json.dumps(asdict(Usage(**self.record.usage) + self.meter.usage))}
+
+    @property
+    def name(self) -> str:
+        """Node and attempt, as logs and workspaces are named."""
+        return f"{self.node.id}.{self.claim.attempt}"
+
+    def log_error(self, error: AgentflowError) -> None:
+        """Why the attempt came to nothing, at the end of its log (an agent may have said nothing)."""
+        if self.run.repo:
+            log = self.context.run_dir(self.run.id) / "logs" / f"{self.name}.log"
+            with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as stream:
+                stream.write(f"agentflow: {error.explain()}\n")

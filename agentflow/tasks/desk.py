@@ -95,7 +95,7 @@ class GitDesk:
         self._attempt = attempt
         context = attempt.context
         self._run_dir = context.run_dir(attempt.run.id)
-        self._name = f"{attempt.node.id}.{attempt.claim.attempt}"
+        self._name = attempt.name
         self._place = self._run_dir / "work" / self._name
         self._root = self._place / "tree"
         self._store = repository(attempt)

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.worker import state
 
 from agentflow.app import SYSTEM_QUEUE, get_app, queue
 from agentflow.errors import InfraError
 from agentflow.store import keys
-from agentflow.store.client import Unreachable
+from agentflow.store.client import NO_ANSWER, Unreachable, check
 from agentflow.store.fleet import Fleet
 from agentflow.tasks.attempt import DRAINED
 from agentflow.tasks.attempts import ATTEMPTS
@@ -29,6 +30,8 @@ log = logging.getLogger("agentflow.worker")
 
 #: Pools in which kill -9 loses messages for good (measured; docs/redis.md).
 REFUSED_POOLS = ("gevent", "eventlet")
+#: Seconds between two looks for a Redis that does not answer.
+RETRY_S = 2.0
 #: Seconds that attempts have to end once they were told to.
 RELEASE_S = 10.0
 
@@ -55,19 +58,28 @@ class AgentflowStep(bootsteps.StartStopStep):
             raise InfraError(
                 f"the pool {pool} is refused", why="after kill -9 it loses messages", fix="--pool threads"
             )
-        schema = Fleet(context.client).agree_on_schema()
-        if schema != keys.SCHEMA_VERSION:
-            raise InfraError(
-                f"the ledger has schema {schema}, this worker {keys.SCHEMA_VERSION}",
-                fix="upgrade the older side; running work stays safe meanwhile",
-                code="AF-INFRA-005",
-            )
+        self._wait_for_ledger(context)
         heart = Heart(context, parent, every_role=self._every_role)
         self._begin("renew", heart.beat, context.config.renew_ms / 1000)
         signals.worker_ready.connect(heart.ready, weak=False)
         if context.config.reconcile:
             reconciler = Reconciler(context, parent.hostname)
             self._begin("reconcile", lambda: scan_safely(reconciler), context.config.scan_ms / 1000)
+
+    def _wait_for_ledger(self, context: Context) -> None:
+        """Wait while Redis is away (it may be starting too); leave, saying why, when it cannot be used."""
+        while True:
+            try:
+                check(context.client, context.config.client_url())
+                agree_on_schema(context)
+            except InfraError as error:
+                log.critical("%s", error.explain())
+                if error.code != NO_ANSWER:
+                    raise SystemExit(int(error.exit_code)) from error
+                self._stop.wait(RETRY_S)
+                state.maybe_shutdown()
+            else:
+                return
 
     def _begin(self, name: str, work: Callable[[], None], seconds: float) -> None:
         def loop() -> None:
@@ -99,6 +111,17 @@ class AgentflowStep(bootsteps.StartStopStep):
     def terminate(self, parent: Any) -> None:
         """As `stop`."""
         self.stop(parent)
+
+
+def agree_on_schema(context: Context) -> None:
+    """Raise `InfraError` when the ledger on this Redis has another layout than this worker knows."""
+    schema = Fleet(context.client).agree_on_schema()
+    if schema != keys.SCHEMA_VERSION:
+        raise InfraError(
+            f"the ledger has schema {schema}, this worker {keys.SCHEMA_VERSION}",
+            fix="upgrade the older side; running work stays safe meanwhile",
+            code="AF-INFRA-005",
+        )
 
 
 class Heart:

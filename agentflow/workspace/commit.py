@@ -40,9 +40,9 @@ def record(store: Store, workspace: Workspace, *, message: str, exclude: Sequenc
     `PolicyViolation` when too much was written or the workspace is gone, for a repository inside of it,
     and for files that cannot be read.
     """
-    if not workspace.root.is_dir():
+    if workspace.root.is_symlink() or not workspace.root.is_dir():
         raise PolicyViolation(
-            "the whole workspace was deleted",
+            "the workspace itself was deleted or replaced",
             fix="keep what the task does not name",
             code="AF-POLICY-008",
         )

@@ -29,6 +29,7 @@ def git(directory: Path, *args: str, env: Mapping[str, str] | None = None) -> st
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         check=False,
     )
     assert done.returncode == 0, f"git {' '.join(args)}: {done.stderr}"

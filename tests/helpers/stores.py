@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from agentflow.workspace.gitcmd import Git
 from agentflow.workspace.objects import build_commit
 from agentflow.workspace.store import Store
 
-RUN = "run-1"
+
+def environ(**extra: str) -> dict[str, str]:
+    """The environment of a command: where programs and the home directory are, and `extra`."""
+    return {name: os.environ[name] for name in ("PATH", "HOME")} | extra
 
 
 @dataclass(slots=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import dataclass, field
 
 import pytest
-from helpers.stores import make_bench
+from helpers.stores import environ, make_bench
 
-from agentflow.environment import Stop, clean_environ
+from agentflow.environment import Stop
 from agentflow.errors import AttemptCancelled, AttemptError, AttemptTimeout
 from agentflow.workspace import acceptance
 
@@ -48,7 +47,7 @@ def judge(bench, tmp_path):
         commit = what if isinstance(what, str) else bench.commit(what, base=base)
         terms = {
             "setup": None,
-            "env": clean_environ(os.environ, {"AGENTFLOW_NODE": "node-1"}),
+            "env": environ(AGENTFLOW_NODE="node-1"),
             "data_dir": tmp_path / "data",
             "scratch": tmp_path / "scratch",
             "deadline": time.monotonic() + 60,
@@ -183,7 +182,7 @@ def test_workspace_and_python_are_filled_in(judge):
 
 
 def test_a_users_own_pytest_options_stay(judge):
-    env = clean_environ(os.environ, {"PYTEST_ADDOPTS": "-k price"})
+    env = environ(PYTEST_ADDOPTS="-k price")
     assert judge({"data.txt": "2\n"}, env=env).tests == {"passed": 1}
 
 

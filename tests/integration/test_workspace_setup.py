@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from helpers.repos import git
-from helpers.stores import make_bench, write
+from helpers.stores import environ, make_bench, write
 
-from agentflow.environment import Stop, clean_environ
+from agentflow.environment import Stop
 from agentflow.errors import AttemptCancelled, AttemptError, AttemptTimeout, InfraError
 from agentflow.workspace import commit, setup
 from agentflow.workspace.commands import Terms
@@ -26,7 +25,7 @@ class Wanted:
 
 
 def terms(**options) -> Terms:
-    given = {"env": clean_environ(os.environ, {}), "deadline": time.monotonic() + 60, "stop": Stop()}
+    given = {"env": environ(), "deadline": time.monotonic() + 60, "stop": Stop()}
     return Terms(**(given | options))
 
 

@@ -42,7 +42,7 @@ def test_a_failed_node_is_named_with_its_reason_cleaned() -> None:
     said = lines(state="failed", completed=5, failed=1, skipped=1, failed_nodes=("api",), nodes={"api": node})
     assert "  failed: api after 3 attempts: red tests" in said
     assert "1 skipped, 0 cancelled" in said[3]
-    assert said[-2:] == ["look: agentflow logs r1 api", "next: agentflow resume r1"]
+    assert said[-2:] == ["look: agentflow why r1 api; agentflow logs r1 api", "next: agentflow resume r1"]
 
 
 def test_a_red_validation_says_how_to_look_at_the_merged_tree() -> None:

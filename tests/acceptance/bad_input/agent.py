@@ -1,4 +1,7 @@
-"""Agents that go wrong, by name: `agent.py MODE PLACE`. All of them do it right once PLACE/repaired is there."""
+"""Agents that go wrong, by name: `agent.py MODE PLACE`.
+
+All of them do it right once PLACE/repaired is there.
+"""
 
 import os
 import pathlib
@@ -18,7 +21,7 @@ def right() -> None:
 
 def nothing(_place: pathlib.Path) -> None:
     """Says that it is done."""
-    print("All done, and every test passes!")
+    sys.stdout.write("All done, and every test passes!\n")
 
 
 def ignored(_place: pathlib.Path) -> None:
@@ -41,6 +44,15 @@ def deletes_all(_place: pathlib.Path) -> None:
     shutil.rmtree(pathlib.Path.cwd())
 
 
+def replaces(place: pathlib.Path) -> None:
+    """Has another directory taken for the workspace."""
+    here = pathlib.Path.cwd()
+    (place / "elsewhere").mkdir(exist_ok=True)
+    (place / "elsewhere" / "secret.txt").write_text("not part of the project", "utf-8")
+    shutil.rmtree(here)
+    here.symlink_to(place / "elsewhere")
+
+
 def strays(_place: pathlib.Path) -> None:
     """Makes the tests easier, and leaves a file."""
     right()
@@ -51,8 +63,7 @@ def strays(_place: pathlib.Path) -> None:
 def writes_100_mb(_place: pathlib.Path) -> None:
     right()
     with pathlib.Path("big.bin").open("wb") as big:
-        for _ in range(101):
-            big.write(os.urandom(MIB))
+        big.writelines(os.urandom(MIB) for _ in range(101))
 
 
 def prints_100_mb(_place: pathlib.Path) -> None:

@@ -42,7 +42,8 @@ BAD: dict[str, dict[str, str]] = {
         "fix": "agentflow logs",
     },
     "deletes": {"what": "every file was deleted", "fix": "keep what the task does not name"},
-    "deletes_all": {"what": "deleted", "fix": "keep what the task does not name"},
+    "deletes_all": {"what": "the workspace itself was deleted", "fix": "keep what the task does not name"},
+    "replaces": {"what": "the workspace itself was deleted or replaced", "fix": "keep what"},
     "writes_100_mb": {"what": "101 MiB were written; at most 100 MiB are taken", "fix": ".gitignore"},
     "never_ends": {"what": "was ended at its deadline", "fix": "raise the task's `timeout:`"},
 }

@@ -23,13 +23,13 @@ def main() -> int:
     if "--wrong-first" in flags and not heading:
         wrong = target.read_text("utf-8").replace("raise NotImplementedError", "return None  # wrong")
         target.write_text(wrong, "utf-8")
-        print(f"wrote wrong bodies into {target}")
+        sys.stdout.write(f"wrote wrong bodies into {target}\n")
         return 0
     if heading and f"tests/test_{task}.py" not in told:
-        print(f"the prompt does not say which test of {task} failed", file=sys.stderr)
+        sys.stderr.write(f"the prompt does not say which test of {task} failed\n")
         return 1
     target.write_bytes(pathlib.Path(originals, f"{task}.py").read_bytes())
-    print(f"restored {target}")
+    sys.stdout.write(f"restored {target}\n")
     return 0
 
 
