@@ -52,9 +52,8 @@ redis_socket_timeout = 15.0
 redis_socket_connect_timeout = 5.0
 result_extended = False
 
-# Events cost every node 15 % of a worker's time, so they are sent from when somebody asks: Flower does by
-# itself when it starts (and every few seconds), other monitors with `celery -A agentflow control enable_events`.
-worker_send_task_events = False
+# Flower shows what runs (the worker sends its events in batches: tasks/worker.py).
+worker_send_task_events = True
 # Sent-events would overwrite the readable names.
 task_send_sent_event = False
 task_track_started = False

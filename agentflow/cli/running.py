@@ -65,9 +65,7 @@ def run(
         str, typer.Option(help="auto, or off: agents may then run commands with your rights.")
     ] = "auto",
     progress: ProgressOption = Progress.AUTO,
-    land: #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
-_SHELL_DIRECTORY = Path.cwd()
-LandOption = True,
+    land: LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,9 +116,7 @@ def resume(
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     progress: ProgressOption = Progress.AUTO,
-    land: #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
-_SHELL_DIRECTORY = Path.cwd()
-LandOption = True,
+    land: LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,9 +140,7 @@ def watch(
     run: RunArgument = None,
     *,
     progress: ProgressOption = Progress.AUTO,
-    land: #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
-_SHELL_DIRECTORY = Path.cwd()
-LandOption = True,
+    land: LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -34,6 +34,8 @@ REFUSED_POOLS = ("gevent", "eventlet")
 RETRY_S = 2.0
 #: Seconds that attempts have to end once they were told to.
 RELEASE_S = 10.0
+#: Seconds between two messages of task events.
+EVENTS_EVERY_S = 0.25
 
 
 class AgentflowStep(bootsteps.StartStopStep):
@@ -179,6 +181,36 @@ class Heart:
             consumer.call_soon(consumer.add_task_queue, role)
 
 
+class EventsInBatches(bootsteps.StartStopStep):
+    """Sends what monitors are told four times a second, not with each task.
+
+    Celery flushes its buffer whenever an event comes in, which wakes the loop and costs a no-op node 15 %
+    of the worker's time; in batches it is a quarter of that.
+    """
+
+    requires = ("celery.worker.consumer.events:Events",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._timer: Any = None
+        self._dispatcher: Any = None
+
+    def start(self, parent: Any) -> None:
+        """Take the dispatcher of this connection over (after a lost connection there is a new one)."""
+        self._dispatcher = parent.event_dispatcher
+        if parent.hub and self._dispatcher:
+            self._dispatcher.on_send_buffered = None
+            self._timer = parent.timer.call_repeatedly(EVENTS_EVERY_S, self._dispatcher.flush)
+
+    def stop(self, parent: Any) -> None:
+        """Send what is there; while the connection is lost Celery keeps it for the next one."""
+        del parent
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+            self._dispatcher.flush()
+
+
 def _refuse_claims(*_: Any, **__: Any) -> None:
     """SIGTERM: what the pool still takes from the broker goes back to it."""
     ATTEMPTS.close()
@@ -186,3 +218,4 @@ def _refuse_claims(*_: Any, **__: Any) -> None:
 
 signals.worker_shutting_down.connect(_refuse_claims)
 get_app().steps["worker"].add(AgentflowStep)
+get_app().steps["consumer"].add(EventsInBatches)
