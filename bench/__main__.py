@@ -57,9 +57,13 @@ def main() -> int:
         print(f"   {time.monotonic() - began:.0f} s", flush=True)
     missed = [f.name for f in figures if f.verdict == "missed"]
     judged = sum(1 for f in figures if f.verdict)
-    print(f"\n{judged - len(missed)} of {judged} targets met" + "".join(f"\nmissed: {name}" for name in missed))
+    print(
+        f"\n{judged - len(missed)} of {judged} targets met" + "".join(f"\nmissed: {name}" for name in missed)
+    )
     if options.json:
-        options.json.write_text(json.dumps({"machine": facts, "started": started, "figures": report}, indent=1))
+        options.json.write_text(
+            json.dumps({"machine": facts, "started": started, "figures": report}, indent=1)
+        )
     return 1 if missed or broken else 0
 
 

@@ -46,5 +46,11 @@ def measure() -> Iterator[Figure]:
         first = {node: at / 1e6 for _, node, at in found.stamped()}
     samples = [first[f"n{i}"] - settled[f"n{i - 1}"] for i in range(1, NODES)]
     note = f"p50 of {len(samples)}; p95 {percentile(samples, 0.95):.0f}, {FILES} files"
-    yield Figure("parent settled -> child's command, with clone", percentile(samples, 0.5), "ms", note=note, samples=samples)
+    yield Figure(
+        "parent settled -> child's command, with clone",
+        percentile(samples, 0.5),
+        "ms",
+        note=note,
+        samples=samples,
+    )
     yield Figure("  a whole such node (clone, command, commit, ingest)", whole, "ms")

@@ -42,7 +42,9 @@ def latencies(found: Stage, plan: Plan, run_id: str) -> dict[str, float]:
     settled = {e.node: e.at_ms for e in found.events(run_id) if e.kind == "node.settled"}
     began = {node: at / 1e6 for run, node, at in found.stamped() if run == run_id}
     return {
-        node: began[node] - max(settled[p] for p in parents) for node, parents in plan.parents.items() if parents
+        node: began[node] - max(settled[p] for p in parents)
+        for node, parents in plan.parents.items()
+        if parents
     }
 
 

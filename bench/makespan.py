@@ -32,7 +32,9 @@ def measure() -> Iterator[Figure]:
             parents, seconds = shapes.sleepers(seed)
             plan = found.plan(parents, slots=SLOTS, seconds=seconds)
             ours.append(found.run(plan, f"seed-{seed}") / 1000 / bound(parents, seconds))
-    yield Figure("makespan over its bound, 20 DAGs of 60 nodes", median(ours), "x", MOST_MEDIAN, spread(ours), ours)
+    yield Figure(
+        "makespan over its bound, 20 DAGs of 60 nodes", median(ours), "x", MOST_MEDIAN, spread(ours), ours
+    )
     with stage() as found:
         found.env["BENCH_BROKER"] = found.config.broker_url()
         found.launch("levels", slots=SLOTS, program=("-m", "celery", "-A", "bench.bare"))
@@ -40,7 +42,9 @@ def measure() -> Iterator[Figure]:
         for seed in SEEDS:
             parents, seconds = shapes.sleepers(seed)
             levels.append(_by_levels(found, parents, seconds) / bound(parents, seconds))
-    yield Figure("  level by level, Celery's own chords", median(levels), "x", note=spread(levels), samples=levels)
+    yield Figure(
+        "  level by level, Celery's own chords", median(levels), "x", note=spread(levels), samples=levels
+    )
 
 
 def bound(parents: Mapping[str, list[str]], seconds: Mapping[str, float]) -> float:
@@ -53,7 +57,9 @@ def _by_levels(found: Stage, parents: Mapping[str, list[str]], seconds: Mapping[
     """Seconds that plain Celery takes: each level a chord whose body (a no-op) starts the next level."""
     app = make_bare(found.config.broker_url())
     task = app.tasks["bench.sleep"]
-    steps = [chord(group([task.si(seconds[n]) for n in wave], app=app), task.si()) for wave in graph.waves(parents)]
+    steps = [
+        chord(group([task.si(seconds[n]) for n in wave], app=app), task.si()) for wave in graph.waves(parents)
+    ]
     began = time.perf_counter()
     result = chain(*steps, app=app).apply_async() if len(steps) > 1 else steps[0].apply_async()
     found.wait(lambda: result.ready(), 120, "levels")

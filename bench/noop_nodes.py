@@ -42,7 +42,9 @@ def measure() -> Iterator[Figure]:
         found.start("nodes", slots=SLOTS)
         found.run(found.plan(shapes.layers(3, 10, parents=2), slots=SLOTS), "warm-up")
         bare = _bare_ms(found)
-        yield Figure("bare Celery, 1,000 no-op tasks", median(bare), "ms", note="each; " + spread(bare), samples=bare)
+        yield Figure(
+            "bare Celery, 1,000 no-op tasks", median(bare), "ms", note="each; " + spread(bare), samples=bare
+        )
         for name, make in SHAPES.items():
             yield from _shape(found, name, found.plan(make(), slots=SLOTS), median(bare))
         full = found.plan(shapes.full(10, 50), slots=SLOTS)
@@ -54,7 +56,9 @@ def measure() -> Iterator[Figure]:
         found.run(found.plan(shapes.layers(3, 10, parents=2), slots=LOCAL_JOBS), "warm-up")
         costs = [found.run(plan, f"local-{i}") / NODES for i in range(ROUNDS)]
         note = f"-j {LOCAL_JOBS} on {LOCAL_SLOTS} slots; {spread(costs)}"
-        yield Figure("10x100 with local mode's numbers, a node", median(costs), "ms", note=note, samples=costs)
+        yield Figure(
+            "10x100 with local mode's numbers, a node", median(costs), "ms", note=note, samples=costs
+        )
 
 
 def _shape(found: Stage, name: str, plan: Plan, bare: float) -> Iterator[Figure]:

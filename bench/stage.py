@@ -67,7 +67,17 @@ class Stage:
 
     def launch(self, name: str, *, slots: int, program: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a worker process of any program that takes Celery's arguments."""
-        command = [sys.executable, *program, "worker", "-c", str(slots), "-n", f"{name}@bench", "-l", "warning"]
+        command = [
+            sys.executable,
+            *program,
+            "worker",
+            "-c",
+            str(slots),
+            "-n",
+            f"{name}@bench",
+            "-l",
+            "warning",
+        ]
         with (self.directory / f"{name}.log").open("ab") as log:
             worker = subprocess.Popen(
                 command, cwd=self.directory, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log

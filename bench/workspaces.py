@@ -38,10 +38,14 @@ def measure() -> Iterator[Figure]:
                 clone.remove_tree(place)
                 place = top / f"worktree-{i}"
                 worktrees.append(
-                    _timed(lambda at=place: git(repo, "worktree", "add", "--quiet", "--detach", str(at), commit))  # type: ignore[misc]
+                    _timed(
+                        lambda at=place: git(repo, "worktree", "add", "--quiet", "--detach", str(at), commit)
+                    )  # type: ignore[misc]
                 )
                 shutil.rmtree(place)
-        yield Figure(f"workspace ready, {size:,} files", median(clones), "s", note=spread(clones), samples=clones)
+        yield Figure(
+            f"workspace ready, {size:,} files", median(clones), "s", note=spread(clones), samples=clones
+        )
         yield Figure("  git worktree add", median(worktrees), "s", note=spread(worktrees), samples=worktrees)
 
 
