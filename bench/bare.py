@@ -17,9 +17,7 @@ def make_bare(url: str) -> Celery:
     """The application that sends; the worker (`celery -A bench.bare`) gets its URL from BENCH_BROKER."""
     app = Celery("bench", set_as_current=False)
     app.config_from_object(settings())
-    app.conf.broker_url = app.conf.result_backend = url
-    app.conf.task_queues = [queue(QUEUE)]
-    app.conf.task_default_queue = QUEUE
+    app.conf.update(broker_url=url, result_backend=url, task_queues=[queue(QUEUE)], task_default_queue=QUEUE)
     app.task(name="bench.sleep")(sleep)
     return app
 

@@ -16,7 +16,7 @@ LONG_S = 600.0
 
 def measure() -> Iterator[Figure]:
     """One threads worker, every slot inside a sleeping runner under a lease of its own."""
-    nodes = {f"n{i}": [] for i in range(ATTEMPTS)}
+    nodes: dict[str, list[str]] = {f"n{i}": [] for i in range(ATTEMPTS)}
     with stage() as found:
         worker = found.start("memory", slots=ATTEMPTS)
         empty = psutil.Process(worker.pid).memory_full_info().pss / 1e6

@@ -6,6 +6,7 @@ without a target: the cost is the file system's, per file.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -27,26 +28,25 @@ def measure() -> Iterator[Figure]:
     """Both sizes."""
     for size in SIZES:
         with tempfile.TemporaryDirectory(prefix="afb-") as name:
-            top = Path(name)
-            repo = top / "repo"
-            commit = make_repository(repo, size)
-            store = Store.open(top / "home", commit, repo / ".git" / "objects")
-            clones, worktrees = [], []
-            for i in range(ROUNDS):
-                place = top / f"clone-{i}"
-                clones.append(_timed(lambda at=place: clone.prepare(store, commit, at)))  # type: ignore[misc]
-                clone.remove_tree(place)
-                place = top / f"worktree-{i}"
-                worktrees.append(
-                    _timed(
-                        lambda at=place: git(repo, "worktree", "add", "--quiet", "--detach", str(at), commit)
-                    )  # type: ignore[misc]
-                )
-                shutil.rmtree(place)
+            clones, worktrees = _both(Path(name), size)
         yield Figure(
             f"workspace ready, {size:,} files", median(clones), "s", note=spread(clones), samples=clones
         )
         yield Figure("  git worktree add", median(worktrees), "s", note=spread(worktrees), samples=worktrees)
+
+
+def _both(top: Path, size: int) -> tuple[list[float], list[float]]:
+    repo, place = top / "repo", top / "place"
+    commit = make_repository(repo, size)
+    store = Store.open(top / "home", commit, repo / ".git" / "objects")
+    clones, worktrees = [], []
+    for _ in range(ROUNDS):
+        clones.append(_timed(lambda: clone.prepare(store, commit, place)))
+        shutil.rmtree(place)
+        worktrees.append(_timed(lambda: git(repo, "worktree", "add", "--detach", str(place), commit)))
+        shutil.rmtree(place)
+        git(repo, "worktree", "prune")
+    return clones, worktrees
 
 
 def make_repository(repo: Path, files: int) -> str:
@@ -69,6 +69,8 @@ def git(where: Path, *words: str, text: str = "") -> str:
 
 
 def _timed(work: Callable[[], object]) -> float:
+    """Seconds; what was written before is on the disk first, so that no measurement pays for another."""
+    os.sync()
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What `canvas/chords.py` relies on in Celery's Redis backend; a new Celery that breaks it is seen here first."""
+"""What `canvas/chords.py` relies on in Celery's Redis backend: a Celery that breaks it is seen here first."""
 
 from __future__ import annotations
 
