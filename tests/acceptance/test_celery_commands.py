@@ -62,8 +62,10 @@ def flower(scene: Stage, log: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "agentflow", "flower", f"--port={port}"]
-            + ["--address=127.0.0.1"],
+            [
+                *(sys.executable, "-m", "celery", "-A", "agentflow", "flower"),
+                *(f"--port={port}", "--address=127.0.0.1"),
+            ],
             cwd=scene.home, env=surroundings(scene), stdout=out, stderr=out, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     try:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers.wait import wait_until
+
 from agentflow.app import make_app
 from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas
@@ -19,7 +21,6 @@ from agentflow.config import Config, load_config
 from agentflow.store.client import connect
 from agentflow.store.events import EventLog
 from agentflow.store.ledger import Ledger
-from helpers.wait import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = {"AGENTFLOW_LEASE_TTL_MS": "1500", "AGENTFLOW_RENEW_MS": "300", "AGENTFLOW_SCAN_MS": "200"}
@@ -76,7 +77,8 @@ class Stage:
         """Start a worker and wait until it has signed the register."""
         log = self.home / f"{name}.log"
         command = [
-            sys.executable, *program, "worker", "-c", str(slots), "-n", f"{name}@test", "-l", "warning", *options,
+            sys.executable, *program, "worker", "-c", str(slots), "-n", f"{name}@test",
+            "-l", "warning", *options,
         ]  # fmt: skip
         extra = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
         full = {

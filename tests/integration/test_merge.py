@@ -37,7 +37,7 @@ def test_the_result_does_not_depend_on_order_repetition_or_process(bench):
     expected = merge.merge_all(bench.store, commits, bench.base)
     for seed in range(3):
         shuffled = [*commits, commits[0]]
-        random.Random(seed).shuffle(shuffled)  # noqa: S311  # an order, not a secret
+        random.Random(seed).shuffle(shuffled)  # an order, not a secret
         assert merge.merge_all(bench.store, shuffled, bench.base) == expected
     script = (
         "import sys; from pathlib import Path; from agentflow.workspace.merge import merge_all;"
