@@ -51,7 +51,7 @@ def main() -> int:
                 print(figure.line(), flush=True)
                 figures.append(figure)
                 report.append({"measurement": name, "load_before": before, **figure.as_dict()})
-        except Exception:  # the others are still worth having; the exit code tells
+        except Exception:  # noqa: BLE001 - the others are still worth having; the exit code tells
             broken = True
             traceback.print_exc()
         print(f"   {time.monotonic() - began:.0f} s", flush=True)

@@ -62,5 +62,5 @@ def _by_levels(found: Stage, parents: Mapping[str, list[str]], seconds: Mapping[
     ]
     began = time.perf_counter()
     result = chain(*steps, app=app).apply_async() if len(steps) > 1 else steps[0].apply_async()
-    found.wait(lambda: result.ready(), 120, "levels")
+    found.wait(result.ready, 120, "levels")
     return time.perf_counter() - began

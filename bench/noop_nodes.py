@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import redis
 from celery import group
@@ -27,7 +28,7 @@ ROUNDS = 3
 MOST_MS_A_NODE = 4.0
 MOST_SUBMIT_S = 1.0
 MOST_MESSAGE_KB = 64.0
-SHAPES = {
+SHAPES: dict[str, Callable[[], shapes.Parents]] = {
     "10x100": lambda: shapes.layers(10, 100, parents=3),
     "100x10": lambda: shapes.layers(100, 10, parents=3),
     "line of 1,000": lambda: shapes.line(NODES),
@@ -106,7 +107,8 @@ def _messages(found: Stage, plan: Plan, run_id: str) -> tuple[int, int]:
     ready = threading.Event()
 
     def watch() -> None:
-        with redis.Redis(unix_socket_path=str(found.redis)).monitor() as monitor:
+        client: Any = redis.Redis(unix_socket_path=str(found.redis))
+        with client.monitor() as monitor:
             ready.set()
             for command in monitor.listen():
                 words = command["command"].split(" ", 2)

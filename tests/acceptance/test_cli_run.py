@@ -164,7 +164,7 @@ def test_a_failed_node_is_named_and_resume_goes_on_where_it_was(cli: Cli, tmp_pa
     done = cli.run("run", code=1)
     run_id = newest(cli)
     assert re.search(r"^  failed: b after 1 attempt: .+", done.stdout, re.MULTILINE)
-    assert f"look: agentflow logs {run_id} b" in done.stdout
+    assert f"look: agentflow why {run_id} b; agentflow logs {run_id} b" in done.stdout
     assert f"next: agentflow resume {run_id}" in done.stdout
     assert "no such thing" in cli.run("logs", run_id, "b").stdout
     assert "no such thing" in cli.run("why", run_id, "b").stdout
