@@ -106,6 +106,7 @@ class Ledger(Reading):
                 **fields,
                 "state": RunState.OPEN.value,
                 "opened_ms": now,
+                "since_ms": now,
                 "generation": 1,
                 "seq": 0,
                 "in_flight": 0,

@@ -135,8 +135,12 @@ class Reading:
         """Why a node is where it is, derived from the ledger alone."""
         node = self.node(run_id, node_id)
         if node.state is NodeState.PENDING:
-            parents = self.some_nodes(run_id, list(node.parents))
-            waits = [f"{p.id} ({p.state})" for p in parents.values() if p.state not in TERMINAL]
+            # The integration waits for everybody, not only for the ends of the DAG.
+            whole = node_id == INTEGRATE
+            parents = self.nodes(run_id) if whole else self.some_nodes(run_id, list(node.parents))
+            waits = [
+                f"{p.id} ({p.state})" for p in parents.values() if p.state not in TERMINAL and p.id != node_id
+            ]
             return "waits for " + ", ".join(waits)
         if node.state is NodeState.READY:
             return "is ready; waits for a free slot of a worker that serves " + (
@@ -171,6 +175,7 @@ def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:
             name: _int(raw, name)
             for name in (
                 "opened_ms",
+                "since_ms",
                 "closed_ms",
                 "generation",
                 "seq",

@@ -15,7 +15,8 @@ INTEGRATE = "@integrate"
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run. `repo` is the repository's object directory, `root` its work tree, `onto` the
-    target's commit to integrate on when it has moved. `result` is the commit to land (or the merged tree
+    target's commit to integrate on when it has moved. `since_ms`: when it was opened or resumed last; its
+    timeout counts from there. `result` is the commit to land (or the merged tree
     of a failed validation).
     """
 
@@ -28,6 +29,7 @@ class RunRecord:
     base: str
     target: str
     opened_ms: int
+    since_ms: int = 0
     closed_ms: int = 0
     generation: int = 1
     seq: int = 0

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.exceptions import Ignore, Reject, Retry
 
@@ -40,6 +40,7 @@ from agentflow.tasks.context import Context
 from agentflow.tasks.desk import Delivery, open_desk
 
 log = logging.getLogger("agentflow.attempt")
+T = TypeVar("T")
 
 #: Worker losses and conflicts after which a node is not tried again.
 MAX_LOSSES = 10
@@ -117,10 +118,13 @@ def settle(attempt: Attempt, outcome: Outcome, delivery: Delivery) -> dict[str, 
     """Record success, once, and send what follows. An optimistic node merges until it fits."""
     is_optimistic = bool(delivery.paths) and not attempt.node.declared
     while True:
-        seq = optimistic.check(attempt, delivery) if is_optimistic else ""
+        seq = _patiently(attempt, partial(optimistic.check, attempt, delivery)) if is_optimistic else ""
         answer = _patiently(attempt, partial(_settle_success, attempt, outcome, delivery, seq))
         if answer.head[0] == "locked":
-            optimistic.wait_for_lock(attempt, outcome, delivery, answer.head[1])
+            parked = _patiently(
+                attempt, partial(optimistic.wait_for_lock, attempt, outcome, delivery, answer.head[1])
+            )
+            attempt.context.resend(attempt.run.id, parked, generation=attempt.claim.generation)
             raise Ignore
         if answer.head[0] == "settled":
             return proceed(attempt, answer, NodeState.SUCCEEDED, commit=delivery.commit)
@@ -198,9 +202,9 @@ def _again_on_top(attempt: Attempt, error: ConflictError) -> dict[str, Any]:
     others = getattr(error, "nodes", ())
     if attempt.record.conflicts + 1 >= MAX_CONFLICTS or not others:
         return _failed(attempt, error)
-    _requeue(
-        attempt, error.what, counter="conflicts", edges=others, facts={"conflict": error.explain()[:1500]}
-    )
+    # Work that only waited for a lock is no longer pending: it does not merge, so it is done again.
+    facts = {"conflict": error.explain()[:1500], "pending_commit": ""}
+    _requeue(attempt, error.what, counter="conflicts", edges=others, facts=facts)
     raise Retry(error.what)
 
 
@@ -264,10 +268,13 @@ def _requeue(
             facts=facts,
         ),
     )
+    if answer.head[0] == "superseded":
+        # Settled already, or somebody else's by now: there is nothing to try again.
+        raise Ignore
     attempt.context.resend(attempt.run.id, answer, generation=attempt.claim.generation)
 
 
-def _patiently(attempt: Attempt, transition: Callable[[], Answer]) -> Answer:
+def _patiently(attempt: Attempt, transition: Callable[[], T]) -> T:
     """A settlement outlives an absence of Redis; the fence decides whether it still counts."""
     until = time.monotonic() + SETTLE_PATIENCE_S
     while True:

@@ -74,7 +74,8 @@ class Context:
     def resend(self, run_id: str, answer: Answer, *, generation: int = 0) -> None:
         """Send what a transition made ready or woke, and let what it ended arrive."""
         if answer.ready or answer.woken or answer.ended:
-            canvas = self.known(run_id, generation).canvas
+            # Joins count by generation: a canvas remembered from before a resume would count in the old ones.
+            canvas = self.known(run_id, generation or self.ledger.generation(run_id)).canvas
             chords.follow_up(canvas, ready=answer.ready, ended=answer.ended, woken=answer.woken)
 
     def proceed(

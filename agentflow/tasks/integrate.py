@@ -63,6 +63,9 @@ def integrate(self: Any, run_id: str, node_id: str = INTEGRATE) -> dict[str, Any
             return _again(context, run_id, claim, str(error))
         except AgentflowError as error:
             closing = Closing(_state_of(error), reason=error.what)
+        except Exception as error:  # the boundary of the integration: a defect of ours must not hang the run
+            log.exception("the integration of run %s broke", run_id)
+            return _again(context, run_id, claim, f"{type(error).__name__}: {error}")
         return _close(context, run_id, claim, closing)
 
 
@@ -71,7 +74,11 @@ def _state_of(error: AgentflowError) -> RunState:
 
 
 def _again(context: Context, run_id: str, claim: Claim, reason: str) -> dict[str, Any]:
-    """Not the work's fault: try again a little later."""
+    """Not the work's fault: try again a little later, but not for ever."""
+    losses = context.ledger.node(run_id, INTEGRATE).losses
+    if losses + 1 >= MAX_LOSSES:
+        why = f"the integration was given up after {MAX_LOSSES} attempts: {reason}"
+        return _close(context, run_id, claim, Closing(RunState.FAILED, reason=why))
     answer = context.ledger.requeue(
         run_id, INTEGRATE, claim.fence, reason=reason, counter="losses", delay_ms=1000
     )
@@ -108,7 +115,7 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     run = context.ledger.run(run_id)
     failed = [n.id for n in nodes.values() if n.state is not NodeState.SUCCEEDED and not n.optional]
     if run.state is RunState.CANCELLING:
-        late = run.timeout_ms and context.ledger.now_ms() - run.opened_ms > run.timeout_ms
+        late = run.timeout_ms and context.ledger.now_ms() - run.since_ms > run.timeout_ms
         return Closing(RunState.FAILED if late else RunState.CANCELLED, reason=run.reason or "cancelled")
     causes = [nodes[f] for f in failed if nodes[f].state is not NodeState.SKIPPED]
     if not run.repo:

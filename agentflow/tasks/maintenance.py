@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from agentflow.canvas import chords
 from agentflow.canvas.routing import SYSTEM_QUEUE, queue_of
 from agentflow.errors import AgentflowError
 from agentflow.states import NodeState, RunState
 from agentflow.store.fleet import Fleet
+from agentflow.store.reading import RunNotFoundError
 from agentflow.store.records import INTEGRATE
 from agentflow.tasks.attempt import MAX_LOSSES
 from agentflow.tasks.context import Context
@@ -42,6 +43,7 @@ class Reconciler:
         self._leases: dict[Lease, tuple[int, float]] = {}
         self._silent: set[tuple[str, str]] = set()
         self._next_look = 0.0
+        self._unreadable: set[str] = set()
 
     def scan(self) -> None:
         """Watch the leases; when leading, put right what is wrong."""
@@ -55,7 +57,7 @@ class Reconciler:
             self._context.resend(run_id, answer)
         self._send_again()
         for run_id in self._context.ledger.open_runs():
-            self._look_after(run_id)
+            self._try(run_id, self._look_after)
 
     def resign(self) -> None:
         """Give up the lead when leaving."""
@@ -91,7 +93,7 @@ class Reconciler:
             (run_id, node)
             for run_id in ledger.open_runs()
             for node, since in ledger.ready(run_id).items()
-            if now_ms - since >= SILENCE_MS
+            if now_ms - since >= SILENCE_MS and self._try(run_id, self._context.known)
         }
         silent = quiet - self._carried(quiet) if quiet else set()
         lost = silent & self._silent
@@ -99,6 +101,18 @@ class Reconciler:
         for run_id in sorted({run for run, _ in lost}):
             self._resend(run_id, sorted(node for run, node in lost if run == run_id))
         self._next_look = started + LOOK_COST_FACTOR * (time.monotonic() - started)
+
+    def _try(self, run_id: str, work: Callable[[str], object]) -> bool:
+        """Do what reads a run; one whose record is broken must not keep the others waiting."""
+        if run_id in self._unreadable:
+            return False
+        try:
+            work(run_id)
+        except (RunNotFoundError, ValueError) as error:
+            log.warning("run %s cannot be read and is left alone from now on: %s", run_id, error)
+            self._unreadable.add(run_id)
+            return False
+        return True
 
     def _carried(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of the pairs whose message lies in one of its queue's ten lists."""
@@ -126,10 +140,11 @@ class Reconciler:
         state, closing, result, reason = ledger.fields(
             run_id, INTEGRATE, "state", "closing", "result", "reason"
         )
-        if state in (NodeState.SUCCEEDED, NodeState.FAILED) and closing:
-            ledger.close(run_id, RunState(closing), result=result, reason=reason)
+        if state in (NodeState.SUCCEEDED, NodeState.FAILED):
+            # Without a word of the integration itself: its workers died until it was given up.
+            ledger.close(run_id, RunState(closing or RunState.FAILED), result=result, reason=reason)
         elif (
-            run.timeout_ms and ledger.now_ms() - run.opened_ms > run.timeout_ms and run.state is RunState.OPEN
+            run.timeout_ms and ledger.now_ms() - run.since_ms > run.timeout_ms and run.state is RunState.OPEN
         ):
             _, answer = ledger.control(
                 run_id, "cancel", f"the run's timeout of {run.timeout_ms / 1000:g} s passed"

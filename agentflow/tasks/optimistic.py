@@ -12,6 +12,7 @@ import json
 from agentflow.environment import Outcome
 from agentflow.errors import ConflictError
 from agentflow.store.records import NodeRecord
+from agentflow.store.scripts import Answer
 from agentflow.tasks.claimed import Attempt
 from agentflow.tasks.desk import Delivery, repository
 from agentflow.workspace import merge
@@ -53,7 +54,7 @@ def check(attempt: Attempt, delivery: Delivery) -> str:
     return seq
 
 
-def wait_for_lock(attempt: Attempt, outcome: Outcome, delivery: Delivery, reason: str) -> None:
+def wait_for_lock(attempt: Attempt, outcome: Outcome, delivery: Delivery, reason: str) -> Answer:
     """Park finished work until the locks on its paths are free; it then holds them and settles."""
     facts = attempt.facts(
         outcome,
@@ -62,10 +63,9 @@ def wait_for_lock(attempt: Attempt, outcome: Outcome, delivery: Delivery, reason
         locks=json.dumps(list(delivery.paths)),
         base=delivery.base,
     )
-    answer = attempt.ledger.requeue(
+    return attempt.ledger.requeue(
         attempt.run.id, attempt.node.id, attempt.claim.fence, reason=reason, park=True, facts=facts
     )
-    attempt.context.resend(attempt.run.id, answer, generation=attempt.claim.generation)
 
 
 def pending(attempt: Attempt) -> tuple[Outcome, Delivery] | None:

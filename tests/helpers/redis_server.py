@@ -30,6 +30,49 @@ class RedisServer:
         return f"redis+socket://{self.socket}?virtual_host=0"
 
 
+class FragileServer:
+    """A server with an append-only file that can be killed and comes back with what it had answered."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "redis.sock"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def client_url(self) -> str:
+        """For redis-py."""
+        return RedisServer(self.socket).client_url
+
+    def start(self) -> None:
+        """Launch it on its data and wait until it answers."""
+        log = self._directory / "redis.log"
+        with log.open("ab") as stream:
+            self._process = server.launch(
+                server.find_binary().path, socket=self.socket, directory=self._directory / "data", log=stream
+            )
+        server.await_answer(self.socket, self._process.poll, log)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is written but what the append-only file has."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def fragile_server() -> Iterator[FragileServer]:
+    """A fragile server in a directory of its own; gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="aft-"))
+    found = FragileServer(directory)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 @contextmanager
 def running_server() -> Iterator[RedisServer]:
     """A server in a directory of its own (short: a socket path has 107 bytes); gone afterwards."""

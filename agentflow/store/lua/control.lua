@@ -10,6 +10,8 @@ if verb == 'limit' then
 elseif verb == 'drain' and state == 'open' then
   state = 'draining'
 elseif verb == 'continue' and unfinished then
+  -- The time that a run stood still is not held against it.
+  if state == 'draining' then redis.call('HSET', RUN, 'since_ms', NOW) end
   state = 'open'
 elseif verb == 'cancel' and unfinished then
   state = 'cancelling'

@@ -5,7 +5,7 @@ local state = redis.call('HGET', RUN, 'state')
 if not from(state or '', ARGV[2]) then return answer({'superseded', state or 'unknown'}) end
 local order = cjson.decode(redis.call('HGET', RUN, 'order'))
 redis.call('HSET', RUN, 'state', 'open', 'reason', '', 'result', '', 'closed_ms', 0, 'in_flight', 0,
-  'onto', ARGV[3])
+  'onto', ARGV[3], 'since_ms', NOW)
 redis.call('HINCRBY', RUN, 'generation', 1)
 redis.call('SADD', 'af:open', ARGV[1])
 redis.call('PERSIST', RUN)
@@ -15,7 +15,9 @@ end
 local again, left = {}, 0
 for _, node in ipairs(order) do
   redis.call('PERSIST', nkey(node))
-  if redis.call('HGET', nkey(node), 'state') ~= 'succeeded' or redis.call('HGET', nkey(node), 'tolerant') == '1' then
+  -- On a moved target only the integration is done again: what an optional node failed at stays so.
+  local unfinished = ARGV[3] == '' and redis.call('HGET', nkey(node), 'state') ~= 'succeeded'
+  if unfinished or redis.call('HGET', nkey(node), 'tolerant') == '1' then
     again[node] = true
     left = left + 1
   end
@@ -27,7 +29,7 @@ for _, node in ipairs(order) do
       if again[parent] then waits = waits + 1 end
     end
     redis.call('HSET', nkey(node), 'state', 'pending', 'parents_left', waits, 'reason', '', 'woken', 0,
-      'failures', 0, 'losses', 0, 'conflicts', 0, 'ended_ms', 0, 'pending_commit', '')
+      'failures', 0, 'losses', 0, 'conflicts', 0, 'ended_ms', 0, 'pending_commit', '', 'closing', '', 'result', '')
     redis.call('HINCRBY', nkey(node), 'fence', 1)
     redis.call('SADD', part('open'), node)
     if waits == 0 and (left == 1 or redis.call('HGET', nkey(node), 'tolerant') ~= '1') then

@@ -7,6 +7,7 @@
 local node, fence, counter, delay, reason = ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local n = redis.call('HMGET', nkey(node), 'state', 'fence', 'attempt', 'edges', 'tolerant')
 if n[2] ~= fence or not from(n[1] or '', ARGV[4]) then
+  redis.call('ZREM', 'af:leases', ARGV[1] .. '|' .. node .. '|' .. fence)  -- a lease on nothing is void
   return answer({'superseded', n[1] or 'unknown'})
 end
 leave(node, fence)

@@ -6,6 +6,7 @@
 local node, fence, state, reason, commit = ARGV[2], ARGV[3], ARGV[4], ARGV[6], ARGV[7]
 local n = redis.call('HMGET', nkey(node), 'state', 'fence', 'locks')
 if n[2] ~= fence or not from(n[1] or '', ARGV[5]) then
+  redis.call('ZREM', 'af:leases', ARGV[1] .. '|' .. node .. '|' .. fence)  -- a lease on nothing is void
   return answer({'superseded', n[1] or 'unknown'})
 end
 local paths = {}
