@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery
 from kombu import Exchange, Queue
 
+from agentflow import broker
 from agentflow.config import Config, load_config
 
 #: The queue that every worker consumes: integration and maintenance.
@@ -45,6 +46,7 @@ def make_app(config: Config) -> Celery:
 
 @functools.cache
 def _app_at(url: str, roles: frozenset[str]) -> Celery:
+    broker.use()
     app = Celery("agentflow", set_as_current=True)
     app.config_from_object(settings())
     app.conf.update(

@@ -113,7 +113,7 @@ class Stage:
 
     def closed_ms(self, run_id: str, seconds: float = 300) -> int:
         """When the run was closed, waiting for it; raises when it did not succeed."""
-        self.wait(lambda: self.ledger.is_closed(run_id), seconds, run_id)
+        self.wait(lambda: run_id not in self.ledger.open_runs(), seconds, run_id)
         run = self.ledger.run(run_id)
         if run.state != "ready_to_land":
             raise RuntimeError(f"{run_id} ended as {run.state}: {run.reason}")
