@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -146,9 +147,10 @@ class Stage:
         worker.wait()
 
     def close(self) -> None:
-        """End what still runs."""
+        """End what still runs; results that Celery still holds go while Redis is there to be told."""
         for worker in self._workers:
             self.stop(worker)
+        gc.collect()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Runs chords member by member: the one contact with Celery's insides.
+"""Runs chords member by member: a contact with Celery's insides (`broker.py` is the other one).
 
 The members of a chord start at different times here, so what `chord.run` does at once is done in
 pieces: the size is set when the run is submitted, each ended parent makes one arrival through the
