@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from agentflow.config import Config
-from agentflow.errors import UsageError
+from agentflow.errors import InfraError, UsageError
 from agentflow.states import CLOSED, TERMINAL, NodeState
 from agentflow.store import client
 from agentflow.store.events import EventLog
@@ -170,7 +171,20 @@ class Monitor:
                 fix="type more of the id",
                 code="AF-RUN-003",
             )
+        self._check_lost(word)
         return self._ledger.run(word).id
+
+    def _check_lost(self, word: str) -> None:
+        """Raise `InfraError` for a run that this machine has a record of and the ledger has not."""
+        record = self._config.data_dir / "runs" / word / "spec.yaml"
+        if Path(word).name == word and record.is_file():
+            raise InfraError(
+                f"the ledger has no run {word!r}, though its record is on this machine",
+                why="Redis was emptied, or lost its data",
+                fix=f"run it again: agentflow run {record} (what its attempts made is kept as refs/agentflow/"
+                f"{word}/ in the store repository)",
+                code="AF-INFRA-011",
+            )
 
     def runs(self) -> list[RunRecord]:
         """All known runs, newest first."""

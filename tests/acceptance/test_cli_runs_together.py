@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 from helpers.cli import Cli, command_line, git, repository
 from helpers.wait import wait_until
+
+from agentflow.config import load_config
 
 WRITES = {"command": ["sh", "-c", 'echo "by $1" > "$1.txt"', "sh", "{task}"]}
 
@@ -102,3 +105,15 @@ def test_gc_takes_what_a_closed_run_left_and_no_branch(cli: Cli) -> None:
     assert not (cli.home / "runs" / run).exists()
     assert "no run" in cli.run("status", run, code=2).stderr
     assert git(cli.cwd, "show", "agentflow/files:a.txt") == "by a\n"
+
+
+def test_a_run_that_redis_has_lost_is_told_with_the_way_to_run_it_again(cli: Cli) -> None:
+    write_feature(cli, "a")
+    run = cli.json("run", "--json")["run"]
+    config = load_config(None, environ=cli.environ())
+    with redis.Redis.from_url(config.client_url()) as client:
+        client.flushall()
+    said = cli.run("resume", run, code=4).stderr
+    assert "the ledger has no run" in said
+    assert f"agentflow run {cli.home}/runs/{run}/spec.yaml" in said
+    assert "there is no run 'nobody'" in cli.run("resume", "nobody", code=2).stderr

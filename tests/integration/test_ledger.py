@@ -157,6 +157,16 @@ def test_on_failure_stop_cancels_what_has_not_started(ledger):
     assert ledger.settle(RUN, "b", running.fence, OK).ready == (INTEGRATE,)
 
 
+def test_in_a_stopped_run_a_red_attempt_is_not_tried_again(ledger):
+    open_run(ledger, {"a": [], "b": []}, on_failure="stop")
+    running = claim(ledger, "b")
+    done(ledger, "a", NodeState.FAILED)
+    answer = ledger.requeue(RUN, "b", running.fence, reason="red", counter="failures")
+    assert answer.head == ("requeued", "cancelled")
+    assert answer.ready == (INTEGRATE,)
+    assert ledger.node(RUN, "b").reason == "stopped: another node failed; red"
+
+
 def test_a_retry_is_delayed_and_comes_back(ledger):
     open_run(ledger, {"a": []})
     taken = claim(ledger, "a")

@@ -5,7 +5,7 @@ local state = redis.call('HGET', RUN, 'state')
 if not from(state or '', ARGV[2]) then return answer({'superseded', state or 'unknown'}) end
 local order = cjson.decode(redis.call('HGET', RUN, 'order'))
 redis.call('HSET', RUN, 'state', 'open', 'reason', '', 'result', '', 'closed_ms', 0, 'in_flight', 0,
-  'onto', ARGV[3], 'since_ms', NOW)
+  'stopped', 0, 'onto', ARGV[3], 'since_ms', NOW)
 redis.call('HINCRBY', RUN, 'generation', 1)
 redis.call('SADD', 'af:open', ARGV[1])
 redis.call('PERSIST', RUN)

@@ -29,6 +29,10 @@ local state
 if run_state == 'cancelling' and n[5] ~= '1' then
   state = 'cancelled'
   finish(node, 'cancelled', 'the run was cancelled')
+elseif redis.call('HGET', RUN, 'stopped') == '1' and n[5] ~= '1' then
+  -- `on_failure: stop`: another attempt would be something new.
+  state = 'cancelled'
+  finish(node, 'cancelled', 'stopped: another node failed; ' .. reason)
 elseif run_state ~= 'open' and n[5] ~= '1' then
   state = 'parked'
   park(node, 'the run is ' .. (run_state or 'gone'))

@@ -43,6 +43,7 @@ if state == 'failed' then redis.call('HINCRBY', nkey(node), 'failures', 1) end
 local optional = redis.call('HGET', nkey(node), 'optional') == '1'
 finish(node, state, reason)
 if state == 'failed' and not optional and redis.call('HGET', RUN, 'on_failure') == 'stop' then
+  redis.call('HSET', RUN, 'stopped', 1)
   cancel_waiting('stopped: ' .. node .. ' failed')
 end
 wake()
