@@ -15,8 +15,7 @@ from agentflow.errors import InfraError
 Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 #: The code of the error for a server that does not answer.
 NO_ANSWER = "AF-INFRA-001"
-#: Seconds that a blocking read may take on the server; the socket waits longer.
-BLOCK_S = 5.0
+#: Seconds that an answer may take; longer than any blocking read of ours (`runs.follow`: 2 s).
 SOCKET_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
 

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import bootsteps, signals
 from celery.worker import state
@@ -57,8 +57,13 @@ class AgentflowStep(bootsteps.StartStopStep):
         context = current()
         pool = type(parent.pool).__module__
         if any(name in pool for name in REFUSED_POOLS):
-            raise InfraError(
-                f"the pool {pool} is refused", why="after kill -9 it loses messages", fix="--pool threads"
+            leave(
+                InfraError(
+                    f"the pool {pool} is refused",
+                    why="after kill -9 it loses messages",
+                    fix="start the worker with --pool threads",
+                    code="AF-INFRA-006",
+                )
             )
         self._wait_for_ledger(context)
         heart = Heart(context, parent, every_role=self._every_role)
@@ -75,9 +80,9 @@ class AgentflowStep(bootsteps.StartStopStep):
                 check(context.client, context.config.client_url())
                 agree_on_schema(context)
             except InfraError as error:
-                log.critical("%s", error.explain())
                 if error.code != NO_ANSWER:
-                    raise SystemExit(int(error.exit_code)) from error
+                    leave(error)
+                log.warning("%s", error.explain())
                 self._stop.wait(RETRY_S)
                 state.maybe_shutdown()
             else:
@@ -113,6 +118,12 @@ class AgentflowStep(bootsteps.StartStopStep):
     def terminate(self, parent: Any) -> None:
         """As `stop`."""
         self.stop(parent)
+
+
+def leave(error: InfraError) -> NoReturn:
+    """End a worker that cannot serve, with the error in place of a traceback."""
+    log.critical("%s", error.explain())
+    raise SystemExit(int(error.exit_code)) from error
 
 
 def agree_on_schema(context: Context) -> None:

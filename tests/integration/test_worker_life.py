@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from helpers.ledgers import states, validate_run
+from helpers.redis_server import fragile_server
 from helpers.wait import wait_until
 from helpers.workers import noop_plan, stage, starts_and_ends
 
@@ -120,3 +121,13 @@ def test_a_worker_of_another_schema_does_not_serve(scene, redis_client):
     worker = scene.start(wait=False)
     assert worker.process.wait(30) != 0
     assert "schema 999" in worker.log.read_text()
+
+
+def test_a_worker_waits_for_a_redis_that_is_not_up_yet(tmp_path):
+    with fragile_server() as server, stage(server.client_url, tmp_path) as found:
+        server.kill()
+        worker = found.start(wait=False)
+        wait_until(lambda: "AF-INFRA-001" in worker.log.read_text(), timeout=20)
+        assert worker.process.poll() is None
+        server.start()
+        wait_until(lambda: [w.name for w in found.ledger.workers()] == [worker.name], timeout=20)
