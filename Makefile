@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 XDIST ?= auto
 
-.PHONY: help demo test check fmt types bench chaos lock clean
+.PHONY: help demo test check fmt types bench chaos image lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,10 +40,13 @@ bench: $(STAMP) ## Measure; a table, and --json with ARGS="--json FILE"
 chaos: $(STAMP) ## Kill workers, servers and submitters at random, for minutes
 	@$(BIN)/python -m pytest tests/chaos -m "slow or not slow" --timeout 3600 $(ARGS)
 
+image: ## Build the worker's image (docker, podman or buildah; BASE=debian: without a registry)
+	@deploy/build-image $(ARGS)
+
 lock: $(STAMP) ## Write requirements.lock anew (needs pip-tools)
 	@$(BIN)/python -m pip install --quiet pip-tools
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header --extra dev --extra local --output-file requirements.lock pyproject.toml
 
 clean: ## Remove what the targets made
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* build dist
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .tools .coverage* build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

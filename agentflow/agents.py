@@ -17,9 +17,9 @@ from agentflow.fields import (
     Duration,
     Environ,
     Name,
-    NotBuilt,
     Number,
     Pattern,
+    PlainPath,
     Text,
 )
 from agentflow.places import Source, read_yaml
@@ -46,32 +46,54 @@ class CommandRunner(Closed):
 class Prices(Closed):
     """US dollars per million tokens."""
 
-    input: Number = 0.0
-    output: Number = 0.0
+    input: Number = Field(default=0.0, description="US dollars per million tokens read")
+    output: Number = Field(default=0.0, description="US dollars per million tokens written")
 
 
 #: The published schema wants the type where a mapping alone would not tell it.
 _SAYS_TYPE = ConfigDict(json_schema_extra={"required": ["type"]})
 
 
-class OpenAIRunner(Closed):
-    """A tool loop against an OpenAI-compatible endpoint; the runner has the default of each limit."""
+class _Endpoint(Closed):
+    """A model behind an OpenAI-compatible endpoint; the runner has the default of each limit."""
 
     model_config = _SAYS_TYPE
 
-    type: Literal["openai"] = "openai"
     base_url: Text | None = Field(default=None, description="The endpoint (OPENAI_BASE_URL, else OpenAI's)")
     api_key_env: Text = Field(default="OPENAI_API_KEY", description="The variable that holds the key")
     model: Text | None = Field(default=None, description="The model (AGENTFLOW_MODEL; a role may say)")
-    max_turns: AtLeastOne | None = Field(default=None, description="Calls of the model in one attempt")
-    max_calls: AtLeastOne | None = Field(default=None, description="Calls of tools in one attempt")
     max_output_tokens: AtLeastOne | None = Field(default=None, description="Tokens of one answer")
-    max_total_tokens: AtLeastOne | None = Field(default=None, description="Tokens of one attempt")
     max_retries: Count | None = Field(default=None, description="Repeats of a call that may succeed later")
     backoff_s: Number | None = Field(default=None, description="Wait before the first repeat; then doubled")
-    temperature: Number | None = None
+    temperature: Number | None = Field(default=None, description="0: the likeliest word (a role may say)")
     prices: Prices = Field(default_factory=Prices)
     headers: dict[str, Text] = Field(default_factory=dict, description="Further headers of each request")
+
+
+class OpenAIRunner(_Endpoint):
+    """A tool loop against an OpenAI-compatible endpoint; the runner has the default of each limit."""
+
+    type: Literal["openai"] = "openai"
+    max_turns: AtLeastOne | None = Field(default=None, description="Calls of the model in one attempt")
+    max_calls: AtLeastOne | None = Field(default=None, description="Calls of tools in one attempt")
+    max_total_tokens: AtLeastOne | None = Field(default=None, description="Tokens of one attempt")
+
+
+class RoleBrief(Closed):
+    """What a planner must know of a role: its other words and what it is for."""
+
+    aliases: tuple[Name, ...] = ()
+    instructions: str = ""
+
+
+class PlannerRunner(_Endpoint):
+    """Makes a feature file of words; what it knows of the house travels with it (no worker's own file)."""
+
+    type: Literal["planner"] = "planner"
+    words: Text | None = Field(default=None, description="What is asked for (the task's prompt)")
+    files: tuple[PlainPath, ...] = Field(default=(), description="Files whose text is told to the model")
+    roles: dict[Name, RoleBrief] = Field(default_factory=dict, description="Roles to choose from (built-in)")
+    max_tasks: AtLeastOne | None = Field(default=None, description="Tasks of one plan")
 
 
 class NoopRunner(Closed):
@@ -80,7 +102,7 @@ class NoopRunner(Closed):
     model_config = _SAYS_TYPE
 
     type: Literal["noop"] = "noop"
-    seconds: Number = 0.0
+    seconds: Number = Field(default=0.0, description="How long it does nothing")
 
 
 def _runner_kind(value: Any) -> str | None:
@@ -99,6 +121,7 @@ def _runner_kind(value: Any) -> str | None:
 RunnerConfig = Annotated[
     Annotated[CommandRunner, Tag("command runner")]
     | Annotated[OpenAIRunner, Tag("openai runner")]
+    | Annotated[PlannerRunner, Tag("planner runner")]
     | Annotated[NoopRunner, Tag("noop runner")],
     Discriminator(_runner_kind),
 ]
@@ -107,6 +130,7 @@ RunnerChoice = Annotated[
     Annotated[Name, Tag("name")]
     | Annotated[CommandRunner, Tag("command runner")]
     | Annotated[OpenAIRunner, Tag("openai runner")]
+    | Annotated[PlannerRunner, Tag("planner runner")]
     | Annotated[NoopRunner, Tag("noop runner")],
     Discriminator(lambda value: _runner_kind(value) if isinstance(value, (dict, BaseModel)) else "name"),
 ]
@@ -118,15 +142,18 @@ class RoleSettings(Closed):
     aliases: tuple[Name, ...] = Field(default=(), description="Other words for it, besides NAME-engineer")
     instructions: str = Field(default="", description="Told to the agent before the task's prompt")
     runner: Name | None = Field(default=None, description="A configured runner's name")
-    model: Text | None = None
-    temperature: Number | None = None
-    max_tokens: AtLeastOne | None = None
+    model: Text | None = Field(default=None, description="The model for this role (the runner's)")
+    temperature: Number | None = Field(default=None, description="For this role (the runner's)")
+    max_tokens: AtLeastOne | None = Field(default=None, description="Tokens of one answer (the runner's)")
     tools: tuple[Text, ...] | None = Field(default=None, description="The tools it may use (all)")
     max_concurrent: Count = Field(default=0, description="Attempts of the role at once; 0: no limit")
-    priority: Priority | None = None
+    priority: Priority | None = Field(default=None, description="critical, high, medium or low (medium)")
     artifacts: tuple[Pattern, ...] = Field(default=(), description="For change tasks that declare none")
-    depends_on: NotBuilt = None
-    provides: NotBuilt = None
+    depends_on: tuple[Name, ...] = Field(
+        default=(),
+        description="Roles, or what roles provide, whose tasks come before those that declare no needs",
+    )
+    provides: tuple[Name, ...] = Field(default=(), description="Names that other roles may depend on")
 
 
 class RoleConfig(RoleSettings):
@@ -143,7 +170,7 @@ def builtin_roles() -> dict[str, RoleConfig]:
     return {name: RoleConfig(name=name, **settings) for name, settings in node.plain().items()}
 
 
-def default_runners() -> dict[str, CommandRunner | OpenAIRunner | NoopRunner]:
+def default_runners() -> dict[str, RunnerConfig]:
     """The runners that need no configuration."""
     return {"openai": OpenAIRunner(), "noop": NoopRunner()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,20 +14,23 @@ from kombu import Exchange, Queue
 
 from agentflow import broker
 from agentflow.config import Config, load_config
+from agentflow.errors import AgentflowError
 
 #: The queue that every worker consumes: integration and maintenance.
 SYSTEM_QUEUE = "agentflow.system"
+#: A worker's own queue is this and the worker's name (tasks/affinity.py).
+WORKER_QUEUE = broker.OWN_QUEUE
 #: The Celery task name of a role is this and the role.
 ROLE_TASK = "agentflow.role."
 INTEGRATE_TASK = "agentflow.integrate"
 _HERE = Path(__file__).parent
 
 
-def settings() -> ModuleType:
-    """celeryconfig.py as a module: from the wheel's package, else from the project's top level."""
-    shipped = _HERE / "celeryconfig.py"
-    path = shipped if shipped.exists() else _HERE.parent / "celeryconfig.py"
-    spec = importlib.util.spec_from_file_location("agentflow_celeryconfig", path)
+def settings(name: str = "celeryconfig") -> ModuleType:
+    """celeryconfig.py (or flowerconfig.py): from the wheel's package, else from the project's top level."""
+    shipped = _HERE / f"{name}.py"
+    path = shipped if shipped.exists() else _HERE.parent / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"agentflow_{name}", path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(path)
     module = importlib.util.module_from_spec(spec)
@@ -70,5 +74,23 @@ def _own_config() -> Config:
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        return get_app()
+        _prepare_flower()
+        try:
+            return get_app()
+        except AgentflowError as error:
+            # The `celery` command would show a traceback, or only that there is no application.
+            sys.stderr.write(error.explain() + "\n")
+            raise SystemExit(int(error.exit_code)) from error
     raise AttributeError(name)
+
+
+def _prepare_flower() -> None:
+    """Give Flower the defaults of flowerconfig.py; its environment, its file and its flags come later.
+
+    The `celery` command has imported Flower when it asks for the application, whatever it is to do next.
+    """
+    flower = sys.modules.get("flower.options")
+    if flower:
+        for name, value in vars(settings("flowerconfig")).items():
+            if not name.startswith("_"):
+                setattr(flower.default_options, name, value)

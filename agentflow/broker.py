@@ -16,6 +16,10 @@ from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 
+#: Queues that begin so belong to one worker, which takes from them before it takes from any other (of the
+#: same priority).
+OWN_QUEUE = "agentflow.worker."
+
 
 class Channel(redis.Channel):
     """Keeps its client as long as its pool lives (a lost connection brings a new pool)."""
@@ -34,6 +38,11 @@ class Channel(redis.Channel):
                 found = self._kept = made
         yield found
 
+    def _update_queue_cycle(self) -> None:
+        """Own queues first; kombu's order is that of a set."""
+        cycle: Any = vars(self)["_queue_cycle"]
+        cycle.update(sorted(self.active_queues, key=lambda name: not name.startswith(OWN_QUEUE)))
+
 
 class Transport(redis.Transport):
     """What `redis://` and `redis+socket://` mean in this process."""
@@ -43,4 +52,4 @@ class Transport(redis.Transport):
 
 def use() -> None:
     """Let Celery's Redis URLs go through this transport."""
-    TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))

@@ -15,7 +15,7 @@ from agentflow.process import Completed, run_tree
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What an attempt spent. Tokens and calls are counts, cost is US dollars; CPU and memory are those
-    of its child processes.
+    of its child processes. `models` holds each model's share: calls, input_tokens, output_tokens, cost_usd.
     """
 
     calls: int = 0
@@ -25,6 +25,7 @@ class Usage:
     estimated: bool = False
     cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
+    models: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -35,7 +36,19 @@ class Usage:
             self.estimated or other.estimated,
             self.cpu_s + other.cpu_s,
             max(self.peak_memory_mb, other.peak_memory_mb),
+            _added(self.models, other.models),
         )
+
+
+def _added(
+    one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]
+) -> dict[str, Mapping[str, float]]:
+    """Shares of models, figure by figure."""
+    both = dict(one)
+    for name, share in other.items():
+        known = both.get(name, {})
+        both[name] = {key: known.get(key, 0) + share.get(key, 0) for key in {**known, **share}}
+    return both
 
 
 class Meter:
@@ -169,6 +182,18 @@ class Runner(Protocol):
 
     def run(self, job: Job, environment: Environment) -> Outcome:
         """Work until done; what counts is what is in the workspace afterwards."""
+        ...
+
+
+class ObjectTransport(Protocol):
+    """How git objects get from the machine that has them to the one that needs them."""
+
+    def bring(self, commits: Sequence[str]) -> None:
+        """Make these commits readable here. Raises `InfraError` when one cannot be had."""
+        ...
+
+    def share(self, commit: str, needs: Sequence[str]) -> None:
+        """Let other machines have `commit`; they bring `needs` first, and it holds the rest."""
         ...
 
 

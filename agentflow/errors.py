@@ -168,7 +168,8 @@ class AcceptanceFailed(AttemptError):
 
 
 class ProviderError(AttemptError):
-    """The model's endpoint refused, broke off or answered nonsense."""
+    """The model's endpoint refused, broke off or answered nonsense; `status` is HTTP's (0: none came)."""
 
     code = "AF-PROVIDER"
     kind = "provider"
+    status = 0

@@ -36,6 +36,8 @@ _WORDS: dict[str, Any] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _TAG = "tag:yaml.org,2002:"
+#: A password may hold what an address may not, so up to the last @.
+_PASSWORD = re.compile(r"(://[^/@\s:]*:)\S*@")
 _SURROGATES = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 Location = Sequence[int | str]
@@ -329,7 +331,12 @@ def _mark(event: Any) -> tuple[int, int]:
     return event.start_mark.line + 1, event.start_mark.column + 1
 
 
+def masked(text: str) -> str:
+    """The text with the password of an address in it replaced by `***`."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
 def show(value: Any) -> str:
-    """A value for a message: on one line, short, without control characters."""
-    text = repr(value)
+    """A value for a message: on one line, short, without control characters and passwords."""
+    text = masked(repr(value))
     return text if len(text) <= VALUE_MAX_CHARS else f"{text[: VALUE_MAX_CHARS - 3]}..."

@@ -11,30 +11,35 @@ that each of these can be typed in another terminal, or after a crash.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentflow import transport as carrying
 from agentflow.app import make_app
 from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas, parse_plan
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan, make_plan
-from agentflow.config import Config, load_config
-from agentflow.errors import ConflictError, SpecError, UsageError
+from agentflow.config import Config
+from agentflow.errors import ConfigError, ConflictError, RepositoryError, UsageError
 from agentflow.local import service
 from agentflow.results import RunResult, build_result
-from agentflow.spec.checks import check_spec, resolve
-from agentflow.spec.models import Spec, Task
+from agentflow.spec.models import Spec
 from agentflow.states import CLOSED, RunState
 from agentflow.store.client import check, connect
 from agentflow.store.events import EventLog
+from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger
+from agentflow.store.orders import configured_limits, refuse_drained, refuse_full
+from agentflow.store.packs import check_room
 from agentflow.store.records import Event, RunRecord
+from agentflow.store.scripts import Answer
 from agentflow.workspace import gc as collecting
 from agentflow.workspace import inspect
 from agentflow.workspace import land as landing
@@ -53,6 +58,7 @@ class SubmitOptions:
     timeout_s: float | None = None
     detach: bool = False
     allow_run: bool = False
+    distributed: bool = False
     spec_text: str = ""
 
 
@@ -61,6 +67,7 @@ def open_ledger(config: Config) -> Ledger:
     url = config.client_url()
     client = connect(url)
     check(client, url)
+    Fleet(client).require_schema()
     return Ledger(client)
 
 
@@ -77,6 +84,7 @@ def submit(
     `tell` is given what the user should know (uncommitted changes are not part of the run, ...).
     """
     options = options or SubmitOptions()
+    transport = transport_for(config, distributed=options.distributed)
     plan = make_plan(
         spec,
         config,
@@ -92,11 +100,18 @@ def submit(
             tell(note)
     run_id = new_run_id(spec.feature)
     plan = plan.model_copy(update={"base": facts.base, "target": target})
-    store = Store.open(config.data_dir, facts.project, facts.objects)
-    landing.guard_base(facts.git_dir, run_id, facts.base)
-    store.keep(f"refs/agentflow/{run_id}/base", facts.base)
-    _keep_record(config, run_id, plan, options)
     ledger = open_ledger(config)
+    check_room(ledger.client)
+    refuse_drained(ledger.client)
+    refuse_full(ledger, config.fleet.queue_cap)
+    ledger.default_limits(configured_limits(config))
+    landing.guard_base(facts.git_dir, run_id, facts.base)
+    if transport == carrying.PACKS:
+        carrying.publish_base(config, facts.project, facts.base, facts.git_dir)
+    else:
+        store = Store.open(config.data_dir, facts.project, facts.objects)
+        store.keep(f"refs/agentflow/{run_id}/base", facts.base)
+    _keep_record(config, run_id, plan, options)
     open_in_ledger(
         ledger,
         run_id,
@@ -105,9 +120,34 @@ def submit(
         repo=str(facts.objects),
         root=str(facts.root),
         detached=options.detach,
+        transport=transport,
+        host=socket.gethostname(),
     )
+    if tell and transport == carrying.PACKS:
+        for queue in ledger.unserved_of(run_id):
+            tell(
+                f"no worker serves the queue {queue} yet: its nodes wait until one is started with "
+                f"`agentflow worker --redis URL --queues {queue}`"
+            )
     chords.start(_canvas(ledger, plan, run_id, config))
     return run_id
+
+
+def transport_for(config: Config, *, distributed: bool = False) -> str:
+    """How a run's objects reach its workers: a Redis of the team's may have them on any machine.
+
+    Raises `ConfigError` for a distributed run without such a Redis.
+    """
+    if config.redis_url is not None:
+        return carrying.PACKS
+    if distributed:
+        raise ConfigError(
+            "a distributed run needs the Redis that the workers listen to",
+            why="none is configured; the private one of this machine cannot be reached from another",
+            fix="--redis redis://HOST:6379/0, AGENTFLOW_REDIS_URL, or redis.url in agentflow.yaml",
+            code="AF-CONFIG-040",
+        )
+    return carrying.ALTERNATES
 
 
 def follow(run_id: str, *, config: Config, after: str = "0") -> Iterator[Event]:
@@ -132,22 +172,25 @@ def _at_rest(ledger: Ledger, run_id: str) -> bool:
     return run.state in CLOSED or (run.state is RunState.DRAINING and run.running <= 0)
 
 
-def finish(run_id: str, *, config: Config, take: bool = True) -> RunResult:
-    """Publish what the run made as hidden refs of the repository and, when `take`, land it."""
+def finish(run_id: str, *, config: Config, take: bool = True, repo: Path | None = None) -> RunResult:
+    """Publish what the run made as hidden refs of the repository and, when `take`, land it.
+
+    `repo`: a clone of the run's repository, for a run that came from another machine or directory.
+    """
     ledger = open_ledger(config)
     run = ledger.run(run_id)
     if run.state in CLOSED and run.repo:
-        _publish(ledger, config, run)
+        _publish(ledger, config, run, home_of(run, repo))
     if take and run.state is RunState.READY_TO_LAND:
-        return land(run_id, config=config)
+        return land(run_id, config=config, repo=repo)
     return build_result(ledger, run_id)
 
 
-def land(run_id: str, *, config: Config) -> RunResult:
+def land(run_id: str, *, config: Config, repo: Path | None = None) -> RunResult:
     """Move the target branch to the run's result, all or nothing. Landing twice is harmless.
 
     A target that moved meanwhile is never overwritten: the run is integrated (merged and validated) again
-    on top of it, once; if it moves again meanwhile, `ConflictError`.
+    on top of it, once; if it moves again meanwhile, `ConflictError`. `repo` as for `finish`.
     """
     ledger = open_ledger(config)
     run = ledger.run(run_id)
@@ -160,32 +203,62 @@ def land(run_id: str, *, config: Config) -> RunResult:
             fix=f"`agentflow status {run_id}` says what is missing; `agentflow resume {run_id}` goes on",
         )
     if run.repo:
+        git_dir = home_of(run, repo)
         try:
-            branch = _move_branch(ledger, config, run)
+            branch = _move_branch(ledger, config, run, git_dir)
         except landing.TargetMovedError as moved:
-            run = _integrate_on(ledger, config, run, moved)
-            branch = _move_branch(ledger, config, run)
+            run = _integrate_on(ledger, config, run, git_dir, moved)
+            branch = _move_branch(ledger, config, run, git_dir)
         ledger.landed_as(run_id, branch)
-    ledger.close(run_id, RunState.LANDED, result=run.result)
+    closed = ledger.close(run_id, RunState.LANDED, result=run.result)
+    if closed:
+        send_others(ledger, closed, config)
     return build_result(ledger, run_id)
 
 
-def _move_branch(ledger: Ledger, config: Config, run: RunRecord) -> str:
-    git_dir = _publish(ledger, config, run)
+def home_of(run: RunRecord, repo: Path | None) -> Path:
+    """The git directory that a run lands in: `repo` when it is a clone for a distributed run, else where
+    it was submitted. Raises `RepositoryError` when neither is here.
+    """
+    if run.transport == carrying.PACKS and repo is not None:
+        found = inspect.clone_with(repo, run.base)
+        if found:
+            return found
+    if run.transport != carrying.PACKS or run.host == socket.gethostname():
+        with contextlib.suppress(OSError, RepositoryError):
+            if Path(run.root).is_dir():
+                return inspect.git_dir_of(Path(run.root))
+    raise RepositoryError(
+        f"the repository of run {run.id} is not here",
+        why=f"it was submitted from {run.root} on {run.host or 'another machine'}, and "
+        f"{repo or Path.cwd()} does not hold its base {run.base[:12]}",
+        fix="type this in a clone of that repository (`git fetch` first, if the base is newer than it)",
+        code="AF-REPO-021",
+    )
+
+
+def _move_branch(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) -> str:
+    _publish(ledger, config, run, git_dir)
+    if run.result == run.base:
+        # Reports only: there is nothing that a branch could point to.
+        collecting.release_base(git_dir, run.id)
+        return ""
     landed = landing.land(git_dir, commit=run.result, branch=run.target, run=run.id)
     collecting.release_base(git_dir, run.id)
     return landed.branch
 
 
 def _integrate_on(
-    ledger: Ledger, config: Config, run: RunRecord, moved: landing.TargetMovedError
+    ledger: Ledger, config: Config, run: RunRecord, git_dir: Path, moved: landing.TargetMovedError
 ) -> RunRecord:
     """Merge and validate once more, with what the target holds now; raises when that fails."""
     service.ensure(config)
+    if run.transport == carrying.PACKS:
+        carrying.publish_history(config, run, git_dir, moved.current)
     answer = ledger.reopen(run.id, onto=moved.current)
     if answer is None:
         raise moved
-    canvas = _canvas_of(ledger, run.id, config)
+    canvas = canvas_of(ledger, run.id, config)
     chords.send(canvas, answer.ready)
     for _ in follow(run.id, config=config, after=EventLog(ledger.client).last(run.id)):
         pass
@@ -199,15 +272,14 @@ def _integrate_on(
     return again
 
 
-def _publish(ledger: Ledger, config: Config, run: RunRecord) -> Path:
-    """Bring the run's objects and refs into the user's repository; returns its git directory."""
-    git_dir = inspect.git_dir_of(Path(run.root))
+def _publish(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) -> None:
+    """Bring the run's objects and refs into the user's repository."""
     refs = {f"nodes/{n.id}": n.commit for n in ledger.nodes(run.id).values() if n.commit}
     if run.result:
         refs["result" if run.state in (RunState.READY_TO_LAND, RunState.LANDED) else "merged"] = run.result
-    store = Store.open(config.data_dir, run.project, Path(run.repo))
-    landing.publish(store, git_dir, run.id, refs)
-    return git_dir
+    depot = carrying.open_depot(config, run)
+    depot.bring([run.base, *refs.values()])
+    landing.publish(depot.store, git_dir, run.id, refs, base=run.base)
 
 
 def cancel(run_id: str, *, config: Config, reason: str = "cancelled by its user") -> RunState:
@@ -225,32 +297,38 @@ def _control(run_id: str, config: Config, verb: str, reason: str) -> RunState:
     ledger.run(run_id)
     state, answer = ledger.control(run_id, verb, reason)
     chords.follow_up(
-        _canvas_of(ledger, run_id, config), ready=answer.ready, ended=answer.ended, woken=answer.woken
+        canvas_of(ledger, run_id, config), ready=answer.ready, ended=answer.ended, woken=answer.woken
     )
+    send_others(ledger, answer, config)
     return RunState(state)
 
 
-def resume(run_id: str, *, config: Config) -> RunState:
+def resume(run_id: str, *, config: Config, repo: Path | None = None) -> RunState:
     """Go on with a run after anything: a drain, a failure, a cancel, or a crash of every process.
 
     A finished run opens again what did not succeed; an unfinished one is woken, and what is ready is
-    sent again (a message that is still somewhere is refused at its claim).
+    sent again (a message that is still somewhere is refused at its claim). A base that Redis no longer
+    has is sent again from `repo` or from where the run was submitted.
     """
     ledger = open_ledger(config)
     run = ledger.run(run_id)
     if run.state in (RunState.READY_TO_LAND, RunState.LANDED):
         return run.state
+    if run.transport == carrying.PACKS and run.repo:
+        with contextlib.suppress(RepositoryError):  # without a clone at hand Redis must still have it
+            carrying.publish_base(config, run.project, run.base, home_of(run, repo))
     if run.state in CLOSED:
         answer = ledger.reopen(run_id)
-        canvas = _canvas_of(ledger, run_id, config)
+        canvas = canvas_of(ledger, run_id, config)
         chords.arm(canvas)
         _arrive_again(ledger, canvas)
         chords.send(canvas, answer.ready if answer else ())
         return RunState.OPEN
     if run.state is RunState.CANCELLING:
         return run.state
-    ledger.control(run_id, "continue", "resumed")
-    canvas = _canvas_of(ledger, run_id, config)
+    _, continued = ledger.control(run_id, "continue", "resumed")
+    send_others(ledger, continued, config)
+    canvas = canvas_of(ledger, run_id, config)
     chords.send(canvas, list(ledger.ready(run_id)))
     return RunState.OPEN
 
@@ -273,86 +351,13 @@ def result(run_id: str, *, config: Config) -> RunResult:
     return build_result(open_ledger(config), run_id)
 
 
-def diff(run_id: str, node: str | None, *, config: Config, stat: bool = False) -> str:
-    """What the run (or one node) changed, as a patch or as `--stat` lines; '' when nothing came out."""
-    ledger = open_ledger(config)
-    run = ledger.run(run_id)
-    if node is None:
-        one, other = run.base, run.result
-    else:
-        record = ledger.node(run_id, node)
-        one, other = record.base or run.base, record.commit
-    if not other or not run.repo:
-        return ""
-    store = Store.open(config.data_dir, run.project, Path(run.repo))
-    show = landing.diffstat if stat else landing.diff
-    return show(store.git_dir, one, other)
+def send_others(ledger: Ledger, answer: Answer, config: Config) -> None:
+    """Send what a transition woke in other runs: it left room, or what an exclusive run held."""
+    chords.send_others(answer.others, lambda run_id: canvas_of(ledger, run_id, config))
 
 
-def log_files(run_id: str, node: str | None, *, config: Config) -> list[Path]:
-    """The logs and transcripts on this machine, of one node or of all, oldest attempt first."""
-    open_ledger(config).run(run_id)
-    folder = config.data_dir / "runs" / run_id / "logs"
-    found = [p for p in folder.glob("*") if p.is_file() and (node is None or _is_log_of(p.name, node))]
-    return sorted(found, key=lambda p: (p.stat().st_mtime, p.name))
-
-
-def _is_log_of(name: str, node: str) -> bool:
-    """Logs are named `<node>.<attempt>[.acceptance|.transcript].<ending>`; ids may hold dots."""
-    return re.match(re.escape(node) + r"\.\d+\.", name) is not None
-
-
-def gc(*, config: Config, older_than_s: float, dry_run: bool = False) -> list[str]:
-    """Remove what closed runs left: refs, logs, workspaces. Landed branches stay. What went, by name."""
-    ledger = open_ledger(config)
-    before = ledger.now_ms() - older_than_s * 1000
-    gone = [r for r in ledger.runs() if r.state in CLOSED and r.closed_ms < before]
-    for run in gone if not dry_run else ():
-        repo = Path(run.repo)
-        store = Store.open(config.data_dir, run.project, repo) if run.repo and repo.exists() else None
-        git_dir = inspect.git_dir_of(Path(run.root)) if store else None
-        collecting.forget_run(store, git_dir, run.id)
-        if store:
-            collecting.prune(store)
-        shutil.rmtree(config.data_dir / "runs" / run.id, ignore_errors=True)
-        ledger.forget(run.id)
-    return [f"run {run.id} ({run.state})" for run in gone]
-
-
-def plan(spec: Spec | Sequence[Task], *, config: Config | None = None, feature: str = "feature") -> Plan:
-    """The plan of a spec or of tasks made in Python. Raises `SpecError` with everything that is wrong."""
-    config = config or load_config(Path.cwd())
-    return make_plan(_checked(spec, config, feature), config)
-
-
-def run(
-    spec: Spec | Sequence[Task],
-    *,
-    repo: Path | str = ".",
-    feature: str = "feature",
-    config: Config | None = None,
-    options: SubmitOptions | None = None,
-    take: bool = True,
-) -> RunResult:
-    """Run a feature to its end and land it (`take`); the same as `agentflow run`, from Python."""
-    config = config or load_config(Path(repo))
-    checked = _checked(spec, config, feature)
-    service.ensure(config)
-    run_id = submit(checked, config=config, repo=Path(repo), options=options)
-    for _ in follow(run_id, config=config):
-        pass
-    return finish(run_id, config=config, take=take)
-
-
-def _checked(spec: Spec | Sequence[Task], config: Config, feature: str) -> Spec:
-    whole = spec if isinstance(spec, Spec) else Spec(feature=feature, tasks=tuple(spec))
-    problems = check_spec(whole, config)
-    if problems:
-        raise SpecError(problems)
-    return resolve(whole, config)
-
-
-def _canvas_of(ledger: Ledger, run_id: str, config: Config) -> Canvas:
+def canvas_of(ledger: Ledger, run_id: str, config: Config) -> Canvas:
+    """The canvas of a run as it is open now. Raises `RunNotFoundError`."""
     return _canvas(ledger, parse_plan(json.dumps(ledger.plan(run_id))), run_id, config)
 
 
@@ -367,6 +372,11 @@ def _keep_record(config: Config, run_id: str, plan: Plan, options: SubmitOptions
     (folder / "plan.json").write_text(plan.model_dump_json(indent=1), "utf-8")
     if options.spec_text:
         (folder / "spec.yaml").write_text(options.spec_text, "utf-8")
+
+
+def files_of(repo: Path, base: str = "HEAD") -> list[str]:
+    """The files that a run from `base` begins with. Raises `RepositoryError`."""
+    return inspect.files_at(repo, base)
 
 
 def slug(text: str) -> str:

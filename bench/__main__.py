@@ -27,7 +27,12 @@ MEASUREMENTS = (
     "makespan",
     "recovery",
     "memory",
+    "live_view",
     "workspaces",
+    "bases",
+    "distribution",
+    "fairness",
+    "scaling",
     "demo",
 )
 

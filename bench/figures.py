@@ -10,8 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. Gross: nothing is subtracted. `most` is the target, None for a figure that is
-    only reported; `samples` are the single measurements that `value` is the median (or maximum) of.
+    """One measured value. Gross: nothing is subtracted. `most` (or `least`) is the target, None for a figure
+    that is only reported; `samples` are the single measurements that `value` is the median (or maximum) of.
     """
 
     name: str
@@ -20,17 +20,21 @@ class Figure:
     most: float | None = None
     note: str = ""
     samples: Sequence[float] = field(default_factory=tuple)
+    least: float | None = None
 
     @property
     def verdict(self) -> str:
         """`met`, `missed`, or nothing when there is no target."""
-        if self.most is None:
+        if self.most is None and self.least is None:
             return ""
-        return "met" if self.value <= self.most else "missed"
+        above = self.most is not None and self.value > self.most
+        below = self.least is not None and self.value < self.least
+        return "missed" if above or below else "met"
 
     def line(self) -> str:
         """The figure as a row of the table."""
         target = "" if self.most is None else f"<= {self.most:g}"
+        target = target if self.least is None else f">= {self.least:g}"
         row = f"{self.name:<58} {_short(self.value):>9} {self.unit:<6} {target:>8}  {self.verdict:<6}"
         return f"{row}  {self.note}".rstrip()
 

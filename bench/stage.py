@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 
 from agentflow.app import make_app
 from agentflow.canvas import chords
-from agentflow.canvas.compile import Canvas
+from agentflow.canvas.compile import Canvas, parse_plan
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan, make_plan
 from agentflow.config import load_config
@@ -27,6 +28,7 @@ from agentflow.store.client import connect
 from agentflow.store.events import EventLog
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import Event
+from agentflow.store.scripts import Answer
 
 ROOT = Path(__file__).resolve().parents[1]
 CELERY = ("-m", "celery", "-A", "agentflow")
@@ -105,6 +107,14 @@ class Stage:
         """Open a run without a repository and send its canvas, as `runs.submit` does."""
         open_in_ledger(self.ledger, run_id, plan, project="", repo="", root="")
         chords.start(Canvas(plan, run_id, 1, self.app))
+
+    def send_others(self, answer: Answer) -> None:
+        """Send what a change of the fleet has woken."""
+
+        def canvas_of(run_id: str) -> Canvas:
+            return Canvas(parse_plan(json.dumps(self.ledger.plan(run_id))), run_id, 1, self.app)
+
+        chords.send_others(answer.others, canvas_of)
 
     def run(self, plan: Plan, run_id: str, seconds: float = 300) -> float:
         """Submit and wait for the end; milliseconds from the call to the ledger's closing of the run."""

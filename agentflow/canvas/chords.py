@@ -11,13 +11,17 @@ A chord is a hint: whether its body may run is asked of the ledger at the claim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from celery import states
 
 from agentflow.canvas.compile import INTEGRATE, Canvas, Join
+from agentflow.errors import UsageError
+
+log = logging.getLogger("agentflow.canvas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,28 @@ def arrive_at(canvas: Canvas, join: Join, node: str) -> None:
     cast("Any", canvas.app.backend).on_chord_part_return(request, states.SUCCESS, None)
 
 
-def send(canvas: Canvas, nodes: Iterable[str]) -> None:
-    """Send the segments' tails that begin with these nodes."""
+def send(canvas: Canvas, nodes: Iterable[str], *, woken: bool = False) -> None:
+    """Send the segments' tails that begin with these nodes (`woken`: those hold their room already)."""
     heads = list(nodes)
     if heads:
-        canvas.tails(heads).apply_async()
+        canvas.tails(heads, woken=woken).apply_async()
+
+
+def send_others(others: Iterable[tuple[str, str]], canvas_of: Callable[[str], Canvas]) -> None:
+    """Send the nodes (run, node) that a transition of one run woke in others (`Answer.others`).
+
+    `canvas_of` gives the canvas of a run by its id. A run that cannot be read is left to the reconciler.
+    """
+    by_run: dict[str, list[str]] = {}
+    for run_id, node in others:
+        by_run.setdefault(run_id, []).append(node)
+    for run_id, nodes in by_run.items():
+        try:
+            canvas = canvas_of(run_id)
+        except (UsageError, ValueError) as error:
+            log.warning("run %s: %s woken but not sent: %s", run_id, ", ".join(nodes), error)
+        else:
+            send(canvas, nodes, woken=True)
 
 
 def start(canvas: Canvas) -> None:
@@ -94,7 +115,8 @@ def proceed(
     ended = [done for done in ended if done != INTEGRATE]
     for done in ended:
         arrive(canvas, done)
-    send(canvas, [*_integration(canvas, ready, ended), *woken])
+    send(canvas, _integration(canvas, ready, ended))
+    send(canvas, woken, woken=True)
 
 
 def _integration(canvas: Canvas, ready: Iterable[str], ended: Iterable[str]) -> list[str]:
@@ -112,4 +134,5 @@ def follow_up(canvas: Canvas, *, ready: Iterable[str], ended: Iterable[str], wok
     for done in ended:
         arrive(canvas, done)
     again = [n for n in ready if n != INTEGRATE] + _integration(canvas, ready, ended)
-    send(canvas, [*again, *woken])
+    send(canvas, again)
+    send(canvas, woken, woken=True)

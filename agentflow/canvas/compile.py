@@ -24,6 +24,7 @@ from agentflow.canvas.routing import (
     INTEGRATE_PRIORITY,
     INTEGRATE_TASK,
     SYSTEM_QUEUE,
+    WOKEN_PRIORITY,
     queue_of,
     task_name,
 )
@@ -119,7 +120,7 @@ class Canvas:
             name, queue, priority = INTEGRATE_TASK, SYSTEM_QUEUE, INTEGRATE_PRIORITY
         else:
             planned = self.plan.by_id[node]
-            name, queue, priority = task_name(planned.role), queue_of(planned.role), planned.message_priority
+            name, queue, priority = task_name(planned.role), self.queue_of(node), planned.message_priority
         label = f"({self.run_id}, {node})"
         return self.app.signature(
             name,
@@ -132,17 +133,31 @@ class Canvas:
             kwargsrepr="{}",
         )
 
-    def tail(self, node: str) -> Signature[Any]:
-        """The segment of `node` from `node` on: a chain, or one signature."""
+    def queue_of(self, node: str) -> str:
+        """The queue that the node's message goes through."""
         if node == INTEGRATE:
-            return self.signature(node)
-        segment = self._segment_of[node]
-        rest = segment[segment.index(node) :]
-        return chain(*map(self.signature, rest)) if len(rest) > 1 else self.signature(node)
+            return SYSTEM_QUEUE
+        planned = self.plan.by_id[node]
+        return queue_of(planned.role, planned.queue)
 
-    def tails(self, nodes: Sequence[str]) -> Signature[Any]:
+    def tail(self, node: str, *, woken: bool = False) -> Signature[Any]:
+        """The segment of `node` from `node` on: a chain, or one signature.
+
+        A `woken` node holds its room already, so its message is served before any that only asks for some.
+        """
+        first = self.signature(node)
+        if woken:
+            first.set(priority=WOKEN_PRIORITY)
+        if node == INTEGRATE:
+            return first
+        segment = self._segment_of[node]
+        rest = segment[segment.index(node) + 1 :]
+        return chain(first, *map(self.signature, rest)) if rest else first
+
+    def tails(self, nodes: Sequence[str], *, woken: bool = False) -> Signature[Any]:
         """Several segments to be sent together: a group (one segment: itself)."""
-        return group([self.tail(n) for n in nodes]) if len(nodes) > 1 else self.tail(nodes[0])
+        found = [self.tail(n, woken=woken) for n in nodes]
+        return group(found) if len(found) > 1 else found[0]
 
     def fork(self, node: str) -> list[str]:
         """Heads of the segments that `node` sends itself when it has succeeded."""
@@ -172,7 +187,7 @@ def _children(parents: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]
     return {node: tuple(kids) for node, kids in found.items()}
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def parse_plan(text: str) -> Plan:
-    """A plan from its JSON, remembered (a worker asks for it with every message)."""
+    """A plan from its JSON; the last few are remembered."""
     return Plan.model_validate_json(text)

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentflow import graph
 from agentflow.agents import RoleConfig
-from agentflow.canvas.routing import priority_of
+from agentflow.canvas.routing import decide_queue, priority_of
 from agentflow.config import Config
 from agentflow.errors import UsageError
 from agentflow.spec.artifacts import lock_path
 from agentflow.spec.models import Setup, Spec, Task
+from agentflow.spec.ordering import Order, order_of
+from agentflow.spec.repeats import expanded
 
 Command = tuple[str, ...]
 DEFAULT_TIMEOUT_S = 1800.0
@@ -42,6 +44,9 @@ class PlanNode(_Frozen):
 
     id: str
     role: str
+    queue: str = ""
+    stage: str = ""
+    shard: str = ""
     prompt: str = ""
     instructions: str = ""
     output: Literal["change", "report"] = "change"
@@ -83,6 +88,7 @@ class Plan(_Frozen):
     validation: tuple[Command, ...] = ()
     on_failure: Literal["continue", "stop"] = "continue"
     max_concurrent: int = 0
+    exclusive: bool = False
     env: Mapping[str, str] = Field(default_factory=dict)
     allow_run: bool = False
     timeout_s: float = 0.0
@@ -122,12 +128,17 @@ def make_plan(
 
     `only`: these nodes and all that they need. Raises `UsageError` for an id that is not there.
     """
-    tasks = _selection(spec, list(only))
-    order = graph.topological({t.id: t.needs for t in tasks})
+    spec = expanded(spec)
+    shaped = order_of(spec, config)
+    tasks = _selection(spec, shaped.needs, list(only))
+    needs = {t.id: shaped.needs[t.id] for t in tasks}
     by_id = {t.id: t for t in tasks}
-    ranks = graph.upward_rank(graph.reduce({t.id: t.needs for t in tasks}), dict.fromkeys(by_id, 1.0))
+    ranks = graph.upward_rank(graph.reduce(needs), dict.fromkeys(by_id, 1.0))
     longest = max(ranks.values(), default=1.0)
-    nodes = tuple(_node(by_id[i], spec, config, ranks[i], longest, allow_run=allow_run) for i in order)
+    nodes = tuple(
+        _node(by_id[i], spec, config, shaped, ranks[i], longest, allow_run=allow_run)
+        for i in graph.topological(needs)
+    )
     return Plan(
         feature=spec.feature,
         goal=spec.goal or "",
@@ -137,13 +148,14 @@ def make_plan(
         validation=tuple(spec.validation),
         on_failure=spec.policy.on_failure,
         max_concurrent=jobs or spec.policy.max_concurrent or config.slots,
+        exclusive=spec.policy.exclusive,
         env=dict(spec.env),
         allow_run=allow_run,
         timeout_s=timeout_s or 0.0,
     )
 
 
-def _selection(spec: Spec, only: list[str]) -> list[Task]:
+def _selection(spec: Spec, needs: Mapping[str, Iterable[str]], only: list[str]) -> list[Task]:
     tasks = {t.id: t for t in spec.tasks}
     unknown = [i for i in only if i not in tasks]
     if unknown:
@@ -156,12 +168,12 @@ def _selection(spec: Spec, only: list[str]) -> list[Task]:
         task = tasks[open_ids.pop()]
         if task.id not in kept:
             kept.add(task.id)
-            open_ids.extend(task.needs)
+            open_ids.extend(needs[task.id])
     return [t for t in tasks.values() if t.id in kept]
 
 
 def _node(
-    task: Task, spec: Spec, config: Config, rank: float, longest: float, *, allow_run: bool
+    task: Task, spec: Spec, config: Config, shaped: Order, rank: float, longest: float, *, allow_run: bool
 ) -> PlanNode:
     name = config.role_name(task.role) or task.role
     role = config.roles[name]
@@ -169,19 +181,29 @@ def _node(
     declared = bool(task.artifacts)
     is_change = task.output == "change"
     artifacts = tuple(task.artifacts) or (tuple(role.artifacts) if is_change else ())
+    needs = tuple(shaped.needs[task.id])
     runner = _runner(task, role, spec, config, allow_run=allow_run)
     return PlanNode(
         id=task.id,
         role=name,
+        queue=decide_queue(
+            name,
+            asked=task.queue or spec.queue,
+            by=config.routing.by,
+            roles=config.routing.roles,
+            feature=spec.feature,
+        ),
+        stage=shaped.stages.get(task.id, ""),
+        shard=task.shard or "",
         prompt=task.prompt or "",
         instructions=role.instructions or "",
         output=task.output,
-        needs=tuple(task.needs),
-        inputs=tuple(task.inputs) or tuple(task.needs),
+        needs=needs,
+        inputs=tuple(task.inputs) or needs,
         reads=tuple(task.reads),
         artifacts=artifacts,
         declared=declared,
-        locks=_locks(task.artifacts) if is_change else (),
+        locks=lock_paths(task.artifacts) if is_change else (),
         acceptance=tuple(task.acceptance),
         expect=task.expect,
         priority=priority,
@@ -207,7 +229,7 @@ def _runner(task: Task, role: RoleConfig, spec: Spec, config: Config, *, allow_r
         settings = chosen.model_dump(mode="json")
     for name in ("model", "temperature", "max_tokens", "tools"):
         value = getattr(role, name, None)
-        if value is not None and settings["type"] == "openai":
+        if value is not None and settings["type"] in ("openai", "planner"):
             settings[name] = list(value) if isinstance(value, tuple) else value
     settings["allow_run"] = allow_run
     return settings
@@ -219,8 +241,8 @@ def _setup(setup: Setup | None) -> SetupPlan | None:
     return SetupPlan(commands=tuple(setup.commands), key=tuple(setup.key), keep=tuple(setup.keep))
 
 
-def _locks(patterns: Iterable[str]) -> tuple[str, ...]:
-    """Lock paths without those that lie under another one of the same node."""
+def lock_paths(patterns: Iterable[str]) -> tuple[str, ...]:
+    """The paths that patterns lock, without those that lie under another one."""
     paths = sorted({lock_path(p) for p in patterns})
     kept: list[str] = []
     for path in paths:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from agentflow.cli import live, text
 from agentflow.cli.options import Progress
-from agentflow.errors import InfraError
-from agentflow.monitor import Event, Monitor, event_as_dict, reachable
+from agentflow.cli.picture import Picture
+from agentflow.errors import AgentflowError, InfraError
+from agentflow.monitor import Event, Monitor, event_as_dict, reachable, run_finished
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from agentflow.config import Config
 
 #: Times in a row that a lost Redis is looked for again before the command gives up.
 RECONNECTS = 5
 #: Between two looks at whether the private worker stays alive.
 WORKER_LOOK_S = 2.0
-#: Between two pictures of the live view, and between two readings of the ledger for it.
-FRAME_S = 0.25
-REFRESH_S = 0.5
+#: Between two lines that say what runs and what waits, in a log.
+HEARTBEAT_S = 30.0
 
 
 class Screen(Protocol):
@@ -52,73 +51,49 @@ class Quiet:
 
 
 class Plain(Quiet):
-    """One line per transition, on stderr."""
-
-    def __init__(self, monitor: Monitor, run_id: str) -> None:
-        self._opened_ms = monitor.run(run_id).opened_ms
-
-    def show(self, event: Event) -> None:
-        """The transition, when it says something."""
-        line = live.plain_line(event, self._opened_ms)
-        if line:
-            text.say(line)
-
-
-class Picture:
-    """The live view on stderr: drawn by a thread of rich, read from the ledger when something moved."""
+    """One line per transition on stderr, and now and then what runs and waits."""
 
     def __init__(self, monitor: Monitor, run_id: str) -> None:
         self._monitor = monitor
         self._run_id = run_id
-        self._moved = True
-        self._read_at = 0.0
-        self._notice = ""
-        self._status = monitor.status(run_id)
-        self._console = text.console(sys.stderr)
-        self._ascii = text.is_ascii_only(sys.stderr)
+        self._run = monitor.run(run_id)
+        self._ended = threading.Event()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Draw until the block ends; the last picture stays on the screen."""
-        from rich.live import Live
-
-        with Live(
-            console=self._console,
-            get_renderable=self._draw,
-            refresh_per_second=1 / FRAME_S,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            vertical_overflow="crop",
-        ):
+        """Tell what goes on until the block ends; in GitHub Actions as a group that can be folded."""
+        folded = text.in_github_actions()
+        if folded:
+            text.workflow_command("group", f"agentflow {self._run_id}: {self._run.feature}")
+        beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beat.start()
+        try:
             yield
-            self._moved, self._read_at = True, 0.0
+        finally:
+            self._ended.set()
+            beat.join(1)
+            if folded:
+                text.workflow_command("endgroup")
 
-    def show(self, event: Event) -> None:  # noqa: ARG002 (which one it was is read from the ledger)
-        """Remember that something moved."""
-        self._moved = True
+    def show(self, event: Event) -> None:
+        """The transition, when it says something."""
+        line = live.plain_line(event, self._run.opened_ms)
+        if line:
+            text.say(line)
 
-    def notice(self, message: str) -> None:
-        """Show a line below the nodes."""
-        self._notice = message
+    def _beat(self) -> None:
+        while not self._ended.wait(heartbeat_s()):
+            with suppress(AgentflowError):
+                status = self._monitor.status(self._run_id)
+                if not self._ended.is_set():
+                    text.say(live.heartbeat(status))
 
-    def _draw(self) -> Group:
-        from dataclasses import replace
 
-        from rich.console import Group
-
-        now = time.monotonic()
-        if self._moved and now - self._read_at >= REFRESH_S:
-            self._moved, self._read_at = False, now
-            # While Redis is away the last picture stays; the follower says so.
-            with suppress(InfraError):
-                self._status = self._monitor.status(self._run_id)
-        elapsed_ms = int((now - self._read_at) * 1000)
-        status = replace(self._status, now_ms=self._status.now_ms + elapsed_ms)
-        size = self._console.size
-        lines = live.view(
-            status, width=size.width, height=size.height, notice=self._notice, ascii_only=self._ascii
-        )
-        return Group(*lines)
+def heartbeat_s(environ: Mapping[str, str] = os.environ) -> float:
+    """Seconds between two heartbeats: $AGENTFLOW_HEARTBEAT_S, else 30."""
+    with suppress(ValueError):
+        return max(0.1, float(environ.get("AGENTFLOW_HEARTBEAT_S", HEARTBEAT_S)))
+    return HEARTBEAT_S
 
 
 def attach(
@@ -127,7 +102,7 @@ def attach(
     """Show the run until it is at rest; whether it came to rest (False: the user left it running).
 
     As its `owner` the first Ctrl-C drains the run and the second cancels it; else Ctrl-C only leaves.
-    `events` also prints each transition as a line of JSON on stdout.
+    `events` also prints each transition as a line of JSON on stdout; `tell_finished` prints the last one.
     """
     monitor = Monitor(config)
     with _screen(monitor, run_id, progress, events=events) as screen, _worker_watched(config, screen):
@@ -146,12 +121,12 @@ def attach(
 def _screen(monitor: Monitor, run_id: str, progress: Progress, *, events: bool) -> Iterator[Screen]:
     if progress is Progress.AUTO:
         progress = _automatic(events=events)
-    if progress is Progress.TTY:
-        picture = Picture(monitor, run_id)
-        with picture.shown():
-            yield picture
-    else:
-        yield Plain(monitor, run_id) if progress is Progress.PLAIN else Quiet()
+    if progress is Progress.QUIET:
+        yield Quiet()
+        return
+    screen = Picture(monitor, run_id, sys.stderr) if progress is Progress.TTY else Plain(monitor, run_id)
+    with screen.shown():
+        yield screen
 
 
 def _automatic(*, events: bool) -> Progress:
@@ -181,6 +156,11 @@ def _follow(run_id: str, config: Config, screen: Screen, *, events: bool) -> Non
             _bring_back(config, screen, failures)
         else:
             return
+
+
+def tell_finished(run_id: str, config: Config, exit_code: int) -> None:
+    """The one `run.finished` of an event stream, printed when nothing more is done to the run."""
+    text.put(json.dumps(run_finished(Monitor(config).run(run_id), exit_code)))
 
 
 @contextmanager

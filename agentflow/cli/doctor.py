@@ -125,7 +125,7 @@ def _redis(config: Config) -> Check:
         from agentflow.monitor import Monitor
 
         Monitor(config).check()
-        return Check("redis", ok=True, found=f"{config.redis_url} answers")
+        return Check("redis", ok=True, found=f"{config.shown_url()} answers")
     running = service.status(config)
     if running:
         return Check(

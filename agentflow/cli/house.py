@@ -1,10 +1,10 @@
-"""`init`, `config show`, `gc` and `down`: the project's files and what agentflow keeps on this machine."""
+"""`init`, `gc` and `down`: the project's files and what agentflow keeps on this machine."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -50,18 +50,12 @@ tasks:
 validate: ["{python} -m pytest -q"]
 """
 
-config_app = typer.Typer(
-    help="The configuration that holds here.", rich_markup_mode=None, no_args_is_help=True
-)
-
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     for command in (init, gc, down):
         app.command()(command)
     app.command()(doctor.doctor)
-    config_app.command("show")(config_show)
-    app.add_typer(config_app, name="config")
 
 
 def init(ctx: typer.Context) -> None:
@@ -87,49 +81,6 @@ def init(ctx: typer.Context) -> None:
     text.say("next: agentflow doctor; agentflow plan")
 
 
-def config_show(
-    ctx: typer.Context,
-    *,
-    origin: Annotated[bool, typer.Option("--origin", help="Where each value comes from.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Print every key of the configuration."""
-    config = config_of(ctx)
-    values = config.as_dict()
-    # Shown as it is written in the file, and as its origin is kept.
-    values["redis.url"] = values.pop("redis_url")
-    if as_json:
-        shown = {"values": values, "origins": config.origins} if origin else values
-        text.put(json.dumps(shown, indent=2, default=str))
-        return
-    rows = []
-    for key, value in _flat(values):
-        row = (key, json.dumps(value, default=str, ensure_ascii=False))
-        rows.append((row[0], _origin(key, config.origins), row[1]) if origin else row)
-    for line in text.table(("key", "origin", "value") if origin else ("key", "value"), rows):
-        text.put(line)
-
-
-def _flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys; mappings without entries stand as `{}`."""
-    if isinstance(value, dict) and value:
-        return [
-            row
-            for name, below in value.items()
-            for row in _flat(below, f"{key}.{name}" if key else str(name))
-        ]
-    return [(key, value)]
-
-
-def _origin(key: str, origins: dict[str, str]) -> str:
-    """The origin of a key: its own, or of the mapping that it stands in."""
-    while key:
-        if key in origins:
-            return origins[key]
-        key = key.rpartition(".")[0]
-    return "default"
-
-
 def gc(
     ctx: typer.Context,
     *,
@@ -143,12 +94,12 @@ def gc(
 
     Hidden refs, workspaces, logs and caches of runs that were closed long enough ago.
     """
-    from agentflow import runs
+    from agentflow import kept
     from agentflow.local import service
 
     config = config_of(ctx)
     service.ensure(config, worker=False)
-    removed = runs.gc(config=config, older_than_s=seconds(older_than) or 0.0, dry_run=dry_run)
+    removed = kept.gc(config=config, older_than_s=seconds(older_than) or 0.0, dry_run=dry_run)
     if as_json:
         text.put(json.dumps({"removed": removed, "dry_run": dry_run}))
         return
@@ -159,17 +110,20 @@ def gc(
 
 
 def down(ctx: typer.Context) -> None:
-    """End the private Redis and its worker; runs are kept."""
+    """End the private Redis and the workers that are kept here; runs stay."""
     from agentflow.local import service
     from agentflow.monitor import Monitor
 
     config = config_of(ctx)
     if config.redis_url is not None:
-        raise UsageError(
-            f"the Redis at {config.redis_url} is not agentflow's to stop",
-            why="`down` ends the private server of a data directory",
-            fix="stop it where it was started",
-        )
+        if not service.down(config):
+            raise UsageError(
+                f"no worker is kept here for {config.shown_url()}, and that Redis is not agentflow's to stop",
+                why="`down` ends the private server of a data directory and workers that were spawned here",
+                fix="stop it where it was started",
+            )
+        text.say("the workers that were kept here have ended")
+        return
     if service.status(config) is None:
         text.say("nothing is running" if not service.down(config) else "down")
         return

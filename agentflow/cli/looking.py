@@ -22,10 +22,12 @@ from agentflow.errors import UsageError
 
 if TYPE_CHECKING:
     from agentflow.config import Config
-    from agentflow.monitor import Monitor, RunRecord
+    from agentflow.monitor import Monitor, Overview, RunRecord, WorkerStatus
 
 #: Runs that `status` lists beside the open ones.
 RECENT = 5
+#: Between two looks at the list of system events.
+SYSTEM_LOOK_S = 1.0
 
 
 def register(app: typer.Typer) -> None:
@@ -61,12 +63,7 @@ def status(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption =
     config = config_of(ctx)
     monitor = monitor_of(config)
     if run is None:
-        overview = _overview(monitor, config)
-        if as_json:
-            text.put(json.dumps(overview, indent=2))
-        else:
-            for line in _overview_lines(monitor, overview):
-                text.put(line)
+        _all_that_goes_on(monitor, config, as_json=as_json)
         return
     seen = monitor.status(monitor.resolve(run))
     if as_json:
@@ -76,41 +73,56 @@ def status(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption =
         text.put(line)
 
 
-def _overview(monitor: Monitor, config: Config) -> dict[str, Any]:
+def _all_that_goes_on(monitor: Monitor, config: Config, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from agentflow.local import service
-    from agentflow.monitor import run_as_dict
 
+    overview = monitor.overview({*config.roles, *monitor.known_queues()})
     server = service.status(config)
-    return {
-        "redis": config.redis_url or config.client_url(),
-        "local": asdict(server) if server else None,
-        "workers": [asdict(worker.record) | {"state": worker.state} for worker in monitor.workers()],
-        "queues": monitor.queues(config.roles),
-        "runs": [run_as_dict(record) for record in monitor.runs()],
-    }
+    local = asdict(server) if server else None
+    if as_json:
+        told = {"redis": config.shown_url(), "local": local, **overview.as_dict()}
+        text.put(json.dumps(told, indent=2))
+        return
+    where = f"  ({local['server_version']}, process {local['server']})" if local else ""
+    text.put(f"redis    {config.shown_url()}{where}")
+    for line in overview_lines(overview, is_local=bool(local)):
+        text.put(line)
 
 
-def _overview_lines(monitor: Monitor, overview: dict[str, Any]) -> list[str]:
-    local = overview["local"]
-    lines = [
-        f"redis    {overview['redis']}"
-        + (f"  ({local['server_version']}, process {local['server']})" if local else ""),
-        *(
-            f"worker   {w['name']}  {w['state']}  {w['busy']}/{w['slots']} slots  process {w['pid']}"
-            for w in overview["workers"]
-        ),
-    ]
-    if not overview["workers"]:
-        lines.append("worker   none (one starts with the next run)" if local else "worker   none")
+def overview_lines(overview: Overview, *, is_local: bool = False) -> list[str]:
+    """Workers (processes), their slots, queues, nodes by state, runs, and what can be landed."""
+    from agentflow.monitor import fleet_told
+    from agentflow.states import CLOSED, NodeState, RunState
+
+    lines = [f"workers  {fleet_told(overview.workers)}"]
+    if not overview.workers and is_local:
+        lines[0] += " (one starts with the next run)"
+    lines += [_worker_line(worker) for worker in overview.workers]
     lines += [
-        f"queue    {name}: {text.count(length, 'message')} waiting"
-        for name, length in overview["queues"].items()
+        f"queue    {text.one_line(name)}: {text.count(length, 'message')} waiting"
+        for name, length in overview.queues.items()
     ]
-    still_open = monitor.open_runs()
-    recent = [run for run in monitor.runs() if run not in still_open][:RECENT]
-    return [*lines, "", *_table([*still_open, *recent])]
+    if overview.tasks:
+        told = ", ".join(f"{overview.tasks[s]} {s}" for s in NodeState if overview.tasks.get(s))
+        lines.append(f"nodes    {told} (of open runs)")
+    still_open = [run for run in overview.runs if run.state not in CLOSED]
+    waiting = [run for run in overview.runs if run.state is RunState.READY_TO_LAND]
+    recent = [run for run in overview.runs if run not in still_open and run not in waiting][:RECENT]
+    lines += ["", *_table([*still_open, *waiting, *recent])]
+    if waiting:
+        lines += ["", *(f"next: agentflow land {run.id}" for run in waiting)]
+    return lines
+
+
+def _worker_line(worker: WorkerStatus) -> str:
+    record = worker.record
+    reason = f"  ({text.one_line(record.reason)})" if record.reason else ""
+    return (
+        f"worker   {text.one_line(record.name)}  {worker.state}{reason}  {record.busy}/{record.slots} slots  "
+        f"process {record.pid} on {text.one_line(record.host)}"
+    )
 
 
 def _table(found: list[RunRecord]) -> list[str]:
@@ -137,18 +149,52 @@ def events(
     ctx: typer.Context,
     run: RunArgument = None,
     *,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the run is closed.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the run is at rest.")] = False,
+    system: Annotated[
+        bool,
+        typer.Option("--system", help="The list system_events: every run's, and what is done to the fleet."),
+    ] = False,
 ) -> None:
-    """Print the transitions of a run as NDJSON."""
+    """Print the transitions of a run as NDJSON.
+
+    The stream of a run that is at rest ends in exactly one line of the kind run.finished.
+    """
     from agentflow import runs as running
+    from agentflow.cli.attach import tell_finished
     from agentflow.monitor import event_as_dict, reachable
 
     config = config_of(ctx)
     monitor = monitor_of(config)
+    if system:
+        _system_events(monitor, follow=follow)
+        return
     run_id = monitor.resolve(run)
     with reachable(config.client_url()):
-        for event in running.follow(run_id, config=config) if follow else monitor.events(run_id):
+        for event in running.follow(run_id, config=config) if follow else monitor.history(run_id):
             text.put(json.dumps(event_as_dict(event)))
+        if follow or monitor.is_closed(run_id):
+            tell_finished(run_id, config, running.result(run_id, config=config).exit_code)
+
+
+def _system_events(monitor: Monitor, *, follow: bool) -> None:
+    """The list, oldest first; followed by looking at it: nothing tells that a list has changed."""
+    from time import sleep
+
+    known: list[dict[str, Any]] = []
+    while True:
+        now = monitor.system_events()
+        for entry in now[overlap(known, now) :]:
+            text.put(json.dumps(entry))
+        if not follow:
+            return
+        known = now
+        sleep(SYSTEM_LOOK_S)
+
+
+def overlap(known: list[dict[str, Any]], now: list[dict[str, Any]]) -> int:
+    """How many of the entries at the beginning of `now` were seen before: a capped list loses old ones."""
+    most = min(len(known), len(now))
+    return next((size for size in range(most, 0, -1) if known[-size:] == now[:size]), 0)
 
 
 def logs(
@@ -161,11 +207,11 @@ def logs(
 
     Of each attempt: what the agent printed, its acceptance, its transcript.
     """
-    from agentflow import runs as running
+    from agentflow import kept
 
     config = config_of(ctx)
     run_id, node = run_and_node(monitor_of(config), words)
-    found = running.log_files(run_id, node, config=config)
+    found = kept.log_files(run_id, node, config=config)
     if not found:
         text.say(f"there is no log of {node or 'any node'} in run {run_id} on this machine")
     for path in found:
@@ -190,11 +236,11 @@ def diff(
     stat: Annotated[bool, typer.Option("--stat", help="Files and line counts only.")] = False,
 ) -> None:
     """Show what a run or one of its nodes changed."""
-    from agentflow import runs as running
+    from agentflow import kept
 
     config = config_of(ctx)
     run_id, node = run_and_node(monitor_of(config), words)
-    shown = running.diff(run_id, node, config=config, stat=stat)
+    shown = kept.diff(run_id, node, config=config, stat=stat)
     if shown.strip():
         text.put(text.clean(shown.rstrip("\n")) if sys.stdout.isatty() else shown.rstrip("\n"))
     else:

@@ -7,19 +7,36 @@ here: an `AgentflowError` is printed on stderr and decides the exit code.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from agentflow.cli import demo, house, looking, planning, running, text
-from agentflow.cli.options import Surroundings
+from agentflow.cli import (
+    configuring,
+    demo,
+    fleet,
+    health,
+    house,
+    looking,
+    mcp,
+    outputs,
+    planning,
+    running,
+    text,
+)
+from agentflow.cli.options import Surroundings, pairs
 from agentflow.errors import AgentflowError, Exit
 
 
 class _Commands(TyperGroup):
     """Turns our errors and Ctrl-C into messages and exit codes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words; `--events ndjson` (or `=ndjson`) is `--events`, there is no other kind."""
+        return super().parse_args(ctx, _events_as_flag(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -28,8 +45,45 @@ class _Commands(TyperGroup):
         except AgentflowError as error:
             text.say(text.clean(error.explain()))
             raise typer.Exit(int(error.exit_code)) from None
+        except BrokenPipeError:
+            # Whoever read our output has gone (`| head`); nothing is written to it any more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(int(Exit.FAILED)) from None
+        except Exception as error:
+            told = _explained(ctx, error)
+            if told is None:
+                raise
+            text.say(text.clean(told.explain()))
+            raise typer.Exit(int(told.exit_code)) from None
         except KeyboardInterrupt:
             raise typer.Exit(int(Exit.INTERRUPTED)) from None
+
+
+def _explained(ctx: Any, error: BaseException) -> AgentflowError | None:
+    """What a Redis that went away or refuses has done to a command; None for any other error."""
+    causes: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in causes:
+        causes.append(found)
+        found = found.__cause__ or found.__context__
+    if not isinstance(ctx.obj, Surroundings) or not any(_is_of_redis(cause) for cause in causes):
+        return None
+    from agentflow.monitor import redis_trouble
+
+    return redis_trouble(error, ctx.obj.config().client_url())
+
+
+def _is_of_redis(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "redis"
+
+
+def _events_as_flag(args: list[str]) -> list[str]:
+    taken: list[str] = []
+    for word in args:
+        if word == "ndjson" and taken and taken[-1] == "--events":
+            continue
+        taken.append("--events" if word == "--events=ndjson" else word)
+    return taken
 
 
 app = typer.Typer(
@@ -64,6 +118,10 @@ def surroundings(
     redis_url: Annotated[
         str | None, typer.Option(help="Use this Redis, not a private one. [env: AGENTFLOW_REDIS_URL]")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of agentflow.yaml, for this command."),
+    ] = None,
     version: Annotated[  # noqa: ARG001, FBT002 (read by its callback)
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -71,11 +129,12 @@ def surroundings(
     """Take the options that come before the command."""
     # The worker's side of the code reads the configuration from the process' own surroundings.
     flags = {"data_dir": data_dir.resolve() if data_dir else None, "redis.url": redis_url}
+    flags |= pairs(settings)
     os.chdir(directory)
     ctx.obj = Surroundings(Path.cwd(), flags)
 
 
-for module in (running, looking, planning, house, demo):
+for module in (running, looking, outputs, planning, house, configuring, demo, mcp, fleet, health):
     module.register(app)
 
 

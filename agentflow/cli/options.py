@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from agentflow.config import Config
     from agentflow.monitor import Monitor
 
-_ENVIRONMENT = {"data_dir": "AGENTFLOW_HOME", "redis.url": "AGENTFLOW_REDIS_URL"}
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -32,11 +31,10 @@ class Surroundings:
     def config(self) -> Config:
         """The configuration that holds here. Raises `ConfigError` with all that is wrong."""
         from agentflow.config import load_config
+        from agentflow.config.keys import exported
 
         config = load_config(self.directory, self.flags)
-        for key, variable in _ENVIRONMENT.items():
-            if self.flags.get(key) is not None:
-                os.environ[variable] = str(self.flags[key])
+        os.environ.update(exported(self.flags))
         return config
 
 
@@ -53,7 +51,9 @@ ProgressOption = Annotated[
     Progress, typer.Option(help="auto: a live view on a terminal, else one line per transition.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-EventsOption = Annotated[bool, typer.Option("--events", help="Print transitions as NDJSON on stdout.")]
+EventsOption = Annotated[
+    bool, typer.Option("--events", help="Print transitions on stdout, a line of JSON each (NDJSON).")
+]
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="RUN", help="A run's id or its beginning; else the newest.")
 ]
@@ -62,10 +62,22 @@ WordsArgument = Annotated[
 ]
 
 
-def config_of(ctx: typer.Context) -> Config:
-    """The configuration for this command line."""
+def config_of(ctx: typer.Context, given: Mapping[str, Any] | None = None) -> Config:
+    """The configuration for this command line; `given`: options of the command itself, by dotted key."""
     found: Surroundings = ctx.obj
-    return found.config()
+    own = {key: value for key, value in (given or {}).items() if value is not None}
+    return Surroundings(found.directory, {**found.flags, **own}).config()
+
+
+def pairs(words: list[str] | None) -> dict[str, str]:
+    """`KEY=VALUE` words as a mapping; raises `UsageError`."""
+    found = {}
+    for word in words or []:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--set {word} is not KEY=VALUE", fix="for example --set worker.slots=8")
+        found[key] = value
+    return found
 
 
 def monitor_of(config: Config) -> Monitor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +19,37 @@ if TYPE_CHECKING:
     from agentflow.canvas.compile import Canvas
     from agentflow.canvas.plan import Plan
     from agentflow.config import Config
+    from agentflow.spec.changes import Changes
     from agentflow.spec.models import Spec
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The feature file.")]
+
+class Strategy(StrEnum):
+    """How tasks are ordered besides their needs."""
+
+    CONCURRENT = "concurrent"
+    PIPELINE = "pipeline"
+    HYBRID = "hybrid"
+
+
+AskedArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE | ROLE WORDS | LINE | WORDS]",
+        help="A feature file (feature.yaml); a role and words; 'review a.py AND test a.py'; "
+        "or what is to be built, for the planner.",
+        show_default=False,
+    ),
+]
+FilesOption = Annotated[
+    list[str] | None,
+    typer.Option("--files", metavar="FILE,...", help="Files that every task reads; with --shards: its part."),
+]
+StrategyOption = Annotated[
+    Strategy | None, typer.Option(help="Order tasks so, whatever the file says.", show_default=False)
+]
+ShardsOption = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Every task (or the chain) so many times.")
+]
 DEFAULT_FILE = Path("feature.yaml")
 
 
@@ -31,28 +61,55 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     ctx: typer.Context,
-    file: FileArgument = DEFAULT_FILE,
+    asked: AskedArgument = None,
     *,
     only: Annotated[
         list[str] | None, typer.Option(help="Only this node and what it needs (repeatable).")
     ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Start from fullstack, microservices, refactor or bugfix; needs no model."),
+    ] = None,
+    files: FilesOption = None,
+    strategy: StrategyOption = None,
+    shards: ShardsOption = None,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="A Mermaid flowchart.")] = False,
     dot: Annotated[bool, typer.Option("--dot", help="A Graphviz digraph.")] = False,
     canvas: Annotated[bool, typer.Option("--canvas", help="Only the Celery canvas.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a feature file; show waves, critical path, canvas."""
+    """Check a feature file and show its order; make one of words or of a template."""
+    from agentflow.cli import asking
+
     if sum((mermaid, dot, canvas, as_json)) > 1:
         raise UsageError(
             "more than one form was asked for", fix="take one of --mermaid, --dot, --canvas, --json"
         )
     config = config_of(ctx)
-    view = view_of(load(file, config), config, only=tuple(only or ()))
-    if as_json:
-        text.put(json.dumps(render_plan.as_dict(view), indent=2))
-        return
-    form = render_plan.mermaid if mermaid else render_plan.dot if dot else render_plan.text
-    show(view, render_plan.canvas if canvas else form)
+    options = asking.Options(tuple(files or ()), strategy, shards)
+    if template is not None:
+        found = asking.of_template(template, asked or (), config, options)
+    else:
+        found = asking.understand(asked or (), config, options)
+    if found.saved is not None and not (mermaid or dot or canvas or as_json):
+        text.put(found.text.rstrip("\n"))
+    else:
+        view = view_of(found.spec, config, only=tuple(only or ()))
+        form = render_plan.mermaid if mermaid else render_plan.dot if dot else render_plan.text
+        show(view, render_plan.json_lines if as_json else render_plan.canvas if canvas else form)
+    if found.saved is not None:
+        text.say(f"saved {found.saved}")
+        text.say(f"next: agentflow run {shlex.quote(str(found.saved))}")
+
+
+def drafted(words: str, config: Config, files: Sequence[str]) -> tuple[Path, str]:
+    """Plan words by the planner's model; where the feature file was saved, and its text."""
+    from agentflow import drafting
+
+    draft = drafting.draft(
+        words, config=config, repo=Path.cwd(), files=files, tell=lambda note: text.say(text.clean(note))
+    )
+    return drafting.save(draft, drafting.file_for(draft, Path())), draft.yaml
 
 
 def schema() -> None:
@@ -68,9 +125,9 @@ def show(view: render_plan.PlanView, form: Callable[[render_plan.PlanView], list
         text.put(line)
 
 
-def load(file: Path, config: Config) -> Spec:
+def load(file: Path, config: Config, changes: Changes | None = None) -> Spec:
     """Read a feature file; raises `SpecError` with all that is wrong, `UsageError` when there is none."""
-    from agentflow.spec.reader import load_spec
+    from agentflow.spec.reader import NO_CHANGES, load_spec
 
     if not file.is_file():
         raise UsageError(
@@ -78,7 +135,7 @@ def load(file: Path, config: Config) -> Spec:
             fix="`agentflow init` writes a feature.yaml to start from" if file == DEFAULT_FILE else "",
             code="AF-USAGE-001",
         )
-    return load_spec(file, config)
+    return load_spec(file, config, changes or NO_CHANGES)
 
 
 def view_of(
@@ -106,6 +163,9 @@ def view_of(
                 priority=node.priority,
                 optional=node.optional,
                 acceptance=node.acceptance,
+                stage=node.stage,
+                shard=node.shard,
+                queue=node.queue,
             )
             for node in made.nodes
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ OVERLAPS_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class PlannedNode:
-    """One node. `needs` are its edges without those that follow from others."""
+    """One node. `needs` are its edges without those that follow from others; `queue` is '' for its role's."""
 
     id: str
     role: str
@@ -24,6 +25,9 @@ class PlannedNode:
     priority: str
     optional: bool
     acceptance: tuple[tuple[str, ...], ...]
+    stage: str = ""
+    shard: str = ""
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,13 @@ class PlanView:
 
 
 def as_dict(view: PlanView) -> dict[str, Any]:
-    """JSON values."""
+    """JSON values; `nodes` stand in an order in which they could run one by one."""
     return asdict(view)
+
+
+def json_lines(view: PlanView) -> list[str]:
+    """The same as text."""
+    return json.dumps(as_dict(view), indent=2).splitlines()
 
 
 def text(view: PlanView) -> list[str]:
@@ -61,6 +70,7 @@ def text(view: PlanView) -> list[str]:
     lines = [f"{words.one_line(view.feature)}: {', '.join(sizes)}, at most {view.jobs} at once", ""]
     for number, wave in enumerate(view.waves, 1):
         lines += [f"wave {number}", *(_node_line(by_id[name]) for name in wave)]
+    lines += ["", "order", "  " + ", ".join(node.id for node in view.nodes)]
     lines += ["", f"critical path ({words.count(len(view.critical_path), 'node')})"]
     lines.append("  " + " → ".join(view.critical_path))
     if view.overlaps:
@@ -84,6 +94,8 @@ def _node_line(node: PlannedNode) -> str:
         marks.append(node.priority)
     if node.optional:
         marks.append("optional")
+    also = {"stage": node.stage, "shard": node.shard, "queue": node.queue}
+    marks.extend(f"{word} {words.one_line(value)}" for word, value in also.items() if value)
     line = f"  {node.id}  ({', '.join(marks)})"
     if node.needs:
         line += f"  needs {', '.join(node.needs)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentflow.cli import planning, render_plan, text
+from agentflow.cli import asking, outputs, planning, render_plan, text
 from agentflow.cli.options import (
     EventsOption,
     JsonOption,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agentflow.config import Config
     from agentflow.results import RunResult
     from agentflow.runs import SubmitOptions
+    from agentflow.spec.models import Spec
 
 #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
 _SHELL_DIRECTORY = Path.cwd()
@@ -35,13 +36,17 @@ LandOption = Annotated[bool, typer.Option("--land/--no-land", help="Move the tar
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a run is shown and ended. `owner`: Ctrl-C is meant for the run, not only for the view."""
+    """How a run is shown and ended. `owner`: Ctrl-C is meant for the run, not only for the view.
+
+    `out` is the directory that gets the results as files.
+    """
 
     progress: Progress = Progress.AUTO
     events: bool = False
     as_json: bool = False
     land: bool = True
     owner: bool = True
+    out: Path | None = None
 
 
 def register(app: typer.Typer) -> None:
@@ -52,51 +57,102 @@ def register(app: typer.Typer) -> None:
 
 def run(
     ctx: typer.Context,
-    file: planning.FileArgument = planning.DEFAULT_FILE,
+    asked: planning.AskedArgument = None,
     *,
+    files: planning.FilesOption = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only this node and what it needs (repeatable).")
     ] = None,
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Nodes at once.")] = None,
+    parallel: Annotated[
+        bool, typer.Option("--parallel/--no-parallel", help="--no-parallel: one node at a time (-j 1).")
+    ] = True,
+    runner: Annotated[str | None, typer.Option(help="The configured runner of tasks that name none.")] = None,
+    strategy: planning.StrategyOption = None,
+    shards: planning.ShardsOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Run what was planned without asking.")] = False,
     timeout: Annotated[str | None, typer.Option(help="Longest time of the whole run: 90s, 10m, 1h.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and return at once.")] = False,
     sandbox: Annotated[
         str, typer.Option(help="auto, or off: agents may then run commands with your rights.")
     ] = "auto",
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Let the workers of the team's Redis carry it.")
+    ] = False,
+    redis: Annotated[
+        str | None, typer.Option("--redis", metavar="URL", help="The team's Redis (as --redis-url).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Start so many worker processes here first.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write results and proposal as files there.")
+    ] = None,
     progress: ProgressOption = Progress.AUTO,
     land: LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a feature: its tasks in parallel where the DAG allows it."""
+    """Run a feature: its tasks in parallel where the DAG allows it.
+
+    Words are taken, in this order, for a file, for a role and what it is to do, for a line such as
+    'review auth.py AND test auth.py', or for something to be planned first.
+    """
     from agentflow import runs
 
     if sandbox not in ("auto", "off"):
         raise UsageError(f"--sandbox {sandbox!r} is not known", fix="take auto or off")
-    config = config_of(ctx)
+    if not parallel and jobs not in (None, 1):
+        raise UsageError(f"--no-parallel and -j {jobs} exclude each other", fix="take one of them")
+    config = config_of(ctx, {"redis.url": redis})
     options = runs.SubmitOptions(
+        distributed=distributed or redis is not None,
         only=tuple(only or ()),
-        jobs=jobs,
+        jobs=jobs if parallel else 1,
         timeout_s=seconds(timeout),
         detach=detach,
         allow_run=sandbox == "off",
     )
+    found = asking.understand(
+        asked or (), config, asking.Options(tuple(files or ()), strategy, shards, runner)
+    )
+    if found.saved is not None:
+        text.say(found.text.rstrip("\n"))
+        text.say(f"saved {found.saved}")
     if dry_run:
-        spec = planning.load(file, config)
-        planning.show(planning.view_of(spec, config, only=options.only, jobs=jobs), render_plan.text)
+        view = planning.view_of(found.spec, config, only=options.only, jobs=options.jobs)
+        planning.show(view, render_plan.json_lines if as_json else render_plan.text)
         return
-    execute(file, config, options, Manner(progress, events=events, as_json=as_json, land=land))
+    asking.confirm(found, yes=yes)
+    if workers:
+        start_workers(config, workers)
+    options = replace(options, spec_text=found.text)
+    manner = Manner(progress, events=events, as_json=as_json, land=land, out=out)
+    carry_out(found.spec, config, options, manner)
+
+
+def start_workers(config: Config, workers: int) -> None:
+    """Start worker processes on this machine that listen to the team's Redis."""
+    from agentflow import fleet, runs
+
+    runs.transport_for(config, distributed=True)
+    names = fleet.spawn(config, workers)
+    text.say(f"{len(names)} worker processes started here: {', '.join(names)}")
 
 
 def execute(file: Path, config: Config, options: SubmitOptions, manner: Manner) -> None:
-    """Submit a feature file for the repository of the current directory; unless detached, see it through."""
+    """`carry_out` for a feature file."""
+    spec = planning.load(file, config)
+    carry_out(spec, config, replace(options, spec_text=file.read_text("utf-8")), manner)
+
+
+def carry_out(spec: Spec, config: Config, options: SubmitOptions, manner: Manner) -> None:
+    """Submit a spec for the repository of the current directory; unless detached, see it through."""
     from agentflow import runs
     from agentflow.local import service
 
-    spec = planning.load(file, config)
     service.ensure(config, worker=False)
-    options = replace(options, spec_text=file.read_text("utf-8"))
     run_id = runs.submit(
         spec, config=config, repo=Path.cwd(), options=options, tell=lambda note: text.say(text.clean(note))
     )
@@ -127,7 +183,7 @@ def resume(
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)
     service.ensure(config)
-    state = runs.resume(run_id, config=config)
+    state = runs.resume(run_id, config=config, repo=Path.cwd())
     text.say(f"run {run_id}: {state}")
     if detach:
         text.put(json.dumps({"run": run_id}) if as_json else run_id)
@@ -178,7 +234,7 @@ def land(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption = F
 
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)
-    _tell(runs.land(run_id, config=config), config, Manner(as_json=as_json))
+    _tell(runs.land(run_id, config=config, repo=Path.cwd()), config, Manner(as_json=as_json))
 
 
 def _to_the_end(run_id: str, config: Config, manner: Manner) -> None:
@@ -190,14 +246,21 @@ def _to_the_end(run_id: str, config: Config, manner: Manner) -> None:
         text.say(f"still running; agentflow watch {run_id}")
         raise typer.Exit(int(Exit.INTERRUPTED))
     try:
-        result = runs.finish(run_id, config=config, take=manner.land)
+        result = runs.finish(run_id, config=config, take=manner.land, repo=Path.cwd())
     except AgentflowError as error:
         # The work is done and kept; only its landing was refused.
-        _tell(runs.result(run_id, config=config), config, manner)
+        result = runs.result(run_id, config=config)
+        code = _hand_over(result, int(error.exit_code), config, manner)
+        _tell(result, config, manner)
         text.say(text.clean(error.explain()))
-        raise typer.Exit(int(error.exit_code)) from None
+        raise typer.Exit(code) from None
+    code = _hand_over(result, result.exit_code, config, manner)
     _tell(result, config, manner)
-    raise typer.Exit(result.exit_code)
+    raise typer.Exit(code)
+
+
+def _hand_over(result: RunResult, code: int, config: Config, manner: Manner) -> int:
+    return outputs.hand_over(result, code, config=config, events=manner.events, out=manner.out)
 
 
 def _tell(result: RunResult, config: Config, manner: Manner) -> None:
@@ -219,6 +282,6 @@ def _git(result: RunResult) -> str:
 
 
 def _diffstat(result: RunResult, config: Config) -> str:
-    from agentflow import runs
+    from agentflow import kept
 
-    return runs.diff(result.run, None, config=config, stat=True) if result.commit else ""
+    return kept.diff(result.run, None, config=config, stat=True) if result.commit else ""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Failed nodes that are spelled out.
 FAILED_SHOWN = 10
+#: Further ones that are named.
+FAILED_NAMED = 90
 
 
 def lines(result: RunResult, diffstat: str = "", *, git: str = "git") -> list[str]:
@@ -25,18 +27,29 @@ def lines(result: RunResult, diffstat: str = "", *, git: str = "git") -> list[st
     failed = [(name, result.nodes[name]) for name in result.failed_nodes]
     said += [line for name, node in failed[:FAILED_SHOWN] for line in _failure(name, node)]
     if len(failed) > FAILED_SHOWN:
-        said.append(f"  … and {len(failed) - FAILED_SHOWN} more")
+        names = ", ".join(
+            text.one_line(name) for name, _ in failed[FAILED_SHOWN : FAILED_SHOWN + FAILED_NAMED]
+        )
+        more = len(failed) - FAILED_SHOWN - FAILED_NAMED
+        said.append(f"  failed too: {names}" + (f" and {more} more" if more > 0 else ""))
     return said + _next(result, git)
 
 
 def _outcome(result: RunResult) -> str:
     commit = result.commit[:12]
+    if _only_reports(result):
+        return f"done: {text.one_line(result.feature)} (reports only, so there is nothing to land)"
     if result.state == RunState.LANDED:
         return f"landed on {result.branch or result.target} as {commit}: {text.one_line(result.feature)}"
     if result.state == RunState.READY_TO_LAND:
         return f"ready to land on {result.target} as {commit}: {text.one_line(result.feature)}"
     reason = f" ({text.one_line(result.reason)})" if result.reason else ""
     return f"{result.state.replace('_', ' ')}: {text.one_line(result.feature)}{reason}"
+
+
+def _only_reports(result: RunResult) -> bool:
+    """Whether the run has landed without a commit of its own."""
+    return result.state == RunState.LANDED and not result.branch and result.commit == result.base
 
 
 def _figures(result: RunResult) -> str:
@@ -65,6 +78,8 @@ def _failure(name: str, node: NodeResult) -> list[str]:
 
 def _next(result: RunResult, git: str) -> list[str]:
     """What can be typed now."""
+    if _only_reports(result):
+        return [f"next: agentflow logs {result.run}"]
     if result.state == RunState.LANDED:
         return [f"next: {git} diff {result.base[:12]}..{result.branch or result.target}"]
     if result.state == RunState.READY_TO_LAND:

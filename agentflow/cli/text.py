@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
+from agentflow.cleaning import clean, one_line
 from agentflow.states import NodeState, RunState
 
-if TYPE_CHECKING:
-    from rich.console import Console
+__all__ = [
+    "ASCII", "can_encode", "clean", "count", "duration", "in_github_actions", "is_ascii_only",
+    "is_dumb_terminal", "one_line", "plain_ascii", "put", "run_style", "say", "style_of", "symbol", "table",
+    "workflow_command",
+]  # fmt: skip
 
-#: Escape sequences: CSI; OSC/DCS/PM/APC with their text (ended by BEL, ST or the line); two-byte ones.
-_SEQUENCES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\n]*?(?:\x07|\x1b\\|\x9c|$)"
-    r"|\x1b[ -/]*[0-~]?",
-    re.MULTILINE,
-)
-#: Other controls, invisible and direction-changing characters: a name must not look like another.
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
-)
+#: Lines that begin like this are commands to the runner of a GitHub workflow.
+_COMMAND_SIGNS = ("::", "##[")
 
 #: (symbol, the same in ASCII, style); the word of the state always stands beside it.
 _NODE_SYMBOLS: dict[NodeState, tuple[str, str, str]] = {
@@ -37,23 +31,17 @@ _NODE_SYMBOLS: dict[NodeState, tuple[str, str, str]] = {
     NodeState.SKIPPED: ("▹", "-", "dim"),
     NodeState.CANCELLED: ("⊘", "/", "dim"),
 }
-_ASCII = str.maketrans({"…": "...", "·": "-", "→": "->", "—": "-", "█": "#", "░": "."})
+#: Our signs as old terminals can show them.
+ASCII: dict[int, str] = str.maketrans(
+    {"…": "...", "→": "->", "—": "-", "█": "#", "░": "."}
+    | {sign: spelled for sign, spelled, _ in _NODE_SYMBOLS.values() if sign != "·"}
+    | {"·": "-"}
+)
 
 MINUTE_S = 60
 HOUR_S = 3600
 #: Below this many seconds a tenth is shown.
 FINE_S = 10
-
-
-def clean(text: str) -> str:
-    """`text` without control sequences; newlines and tabs stay."""
-    return _CONTROLS.sub("", _SEQUENCES.sub("", text))
-
-
-def one_line(text: str, limit: int = 300) -> str:
-    """Cleaned text on one line, cut after `limit` characters."""
-    joined = " ".join(clean(text).split())
-    return joined if len(joined) <= limit else joined[: limit - 1] + "…"
 
 
 def symbol(state: NodeState, *, ascii_only: bool) -> str:
@@ -75,7 +63,7 @@ def run_style(state: RunState) -> str:
 
 def plain_ascii(text: str) -> str:
     """`text` with our own signs spelled in ASCII."""
-    return text.translate(_ASCII)
+    return text.translate(ASCII)
 
 
 def duration(seconds: float) -> str:
@@ -101,37 +89,58 @@ def is_dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_ascii_only(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether our signs cannot be shown there (encoding, or TERM=dumb)."""
-    if environ.get("TERM") == "dumb":
+    """Whether our signs cannot be shown there: encoding, locale, TERM=dumb or the kernel's console.
+
+    Python takes UTF-8 for the C locale; a terminal of somebody who asks for C by LC_ALL may not.
+    """
+    locale = environ.get("LC_ALL", "")
+    if environ.get("TERM") in ("dumb", "linux") or (locale and "utf" not in locale.lower()):
         return True
+    return not can_encode(stream)
+
+
+def can_encode(stream: TextIO) -> bool:
+    """Whether the stream's encoding has our signs."""
     try:
         "✓●‖…".encode(getattr(stream, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return True
-    return False
+        return False
+    return True
 
 
 def say(text: str = "") -> None:
-    """A line for people, on stderr."""
-    _print(text, sys.stderr)
+    """A line for people, on stderr; in GitHub Actions never one that the runner takes for a command."""
+    if in_github_actions() and text.lstrip().startswith(_COMMAND_SIGNS):
+        text = f"| {text}"
+    _print(text, sys.stderr, people=True)
 
 
 def put(text: str = "") -> None:
-    """A line of data, on stdout."""
-    _print(text, sys.stdout)
+    """Data, on stdout: into a pipe or a file as it is."""
+    _print(text, sys.stdout, people=sys.stdout.isatty())
 
 
-def _print(text: str, stream: TextIO) -> None:
-    shown = plain_ascii(text) if is_ascii_only(stream) else text
+def in_github_actions(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is a step of a GitHub workflow, whose runner reads commands from the output."""
+    return environ.get("GITHUB_ACTIONS") == "true"
+
+
+def workflow_command(name: str, message: str = "", **properties: str) -> None:
+    """A command to the runner of a GitHub workflow (`::group::…`), on stderr; its data cannot end it."""
+    told = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
+    line = f"::{name}{' ' + told if told else ''}::{_escaped(message)}"
+    _print(line, sys.stderr, people=True)
+
+
+def _escaped(data: str, also: str = "") -> str:
+    return "".join(f"%{ord(sign):02X}" if sign in "%\r\n" + also else sign for sign in clean(data))
+
+
+def _print(text: str, stream: TextIO, *, people: bool) -> None:
     encoding = stream.encoding or "utf-8"
-    print(shown.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
-
-
-def console(stream: TextIO) -> Console:
-    """A rich console that never reads markup; colours follow the terminal and NO_COLOR."""
-    from rich.console import Console
-
-    return Console(file=stream, markup=False, highlight=False, emoji=False)
+    if (people and is_ascii_only(stream)) or not can_encode(stream):
+        text = plain_ascii(text)
+    print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -81,13 +81,23 @@ class ChatModel:
         self._timer.cancel()
         self._client.close()
 
-    def complete(self, messages: Sequence[Message], tools: Sequence[Message]) -> Reply:
-        """Ask once, repeating what may be repeated; a broken answer is never used in part."""
+    def complete(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        *,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """Ask once, repeating what may be repeated; a broken answer is never used in part.
+
+        With `schema` (JSON Schema, strict) the endpoint is asked for structured output. Not every one can:
+        an endpoint may refuse such a request (`ProviderError.status` 4xx) or answer in other words.
+        """
         failures = 0
         while True:
             self._check()
             try:
-                return self._ask(messages, tools)
+                return self._ask(messages, tools, schema)
             except AgainError as again:
                 failures += 1
                 self._wait_for_retry(again, failures)
@@ -100,10 +110,12 @@ class ChatModel:
                 fix="raise the task's `timeout:` or make the task smaller",
             )
 
-    def _ask(self, messages: Sequence[Message], tools: Sequence[Message]) -> Reply:
+    def _ask(
+        self, messages: Sequence[Message], tools: Sequence[Message], schema: Mapping[str, Any] | None
+    ) -> Reply:
         collector = Collector()
         try:
-            with self._open(messages, tools) as stream:
+            with self._open(messages, tools, schema) as stream:
                 for chunk in stream:
                     self._check()
                     collector.feed(chunk)
@@ -122,8 +134,13 @@ class ChatModel:
             raise filtered()
         return collector.reply()
 
-    def _open(self, messages: Sequence[Message], tools: Sequence[Message]) -> openai.Stream[Any]:
+    def _open(
+        self, messages: Sequence[Message], tools: Sequence[Message], schema: Mapping[str, Any] | None
+    ) -> openai.Stream[Any]:
         options: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        if schema is not None:
+            wanted = {"name": "answer", "strict": True, "schema": dict(schema)}
+            options["response_format"] = {"type": "json_schema", "json_schema": wanted}
         if self.endpoint.temperature is not None:
             options["temperature"] = self.endpoint.temperature
         if self.endpoint.max_output_tokens is not None:
@@ -147,7 +164,7 @@ class ChatModel:
             received = collector.chars // CHARS_PER_TOKEN
             self._charge(self.endpoint.bill(sent, received, estimated=True))
         else:
-            self._charge(Usage(calls=1))
+            self._charge(Usage(calls=1, models={self.endpoint.model: {"calls": 1}}))
 
     def _wait_for_retry(self, again: AgainError, failures: int) -> None:
         """Sleep until the request may be sent again, or raise when it may not."""

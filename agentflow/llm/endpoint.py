@@ -71,7 +71,8 @@ class Endpoint:
     def bill(self, sent: int, received: int, *, estimated: bool) -> Usage:
         """One call's usage with its price."""
         cost = (sent * self.input_price + received * self.output_price) / 1_000_000
-        return Usage(1, sent, received, cost, estimated)
+        share = {"calls": 1, "input_tokens": sent, "output_tokens": received, "cost_usd": cost}
+        return Usage(1, sent, received, cost, estimated, models={self.model: share})
 
 
 def _given(runner: Mapping[str, Any], name: str, default: float) -> float:

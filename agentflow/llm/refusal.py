@@ -125,11 +125,13 @@ def _refused(error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
             why=f"it was sent {key}: {detail}",
             fix=f"set a valid key for {endpoint.base_url} where the worker runs, then `agentflow resume RUN`",
         )
-    return _final(
+    refused = _final(
         f"the model's endpoint refused the request (HTTP {status})",
         why=detail,
         fix=f"see that base_url {endpoint.base_url} and model {endpoint.model} are what it serves",
     )
+    refused.status = status
+    return refused
 
 
 def _unreachable(error: Exception, endpoint: Endpoint) -> ProviderError:

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from agentflow.config import load_config
 from agentflow.errors import AgentflowError, Exit
 from agentflow.local import control
 from agentflow.local.control import Paths
@@ -25,9 +26,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m agentflow.local", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--team", default="", help="keep workers of the configured Redis, no server")
     parser.add_argument("--idle-minutes", type=float, default=10.0)
     options = parser.parse_args()
-    paths = Paths(options.data_dir, options.socket)
+    paths = Paths(options.data_dir, options.socket, options.team)
     paths.make()
     reading, writing = os.pipe()
     if os.fork():
@@ -53,7 +55,9 @@ def supervise(paths: Paths, idle_s: float, ready: int) -> None:
         if not mine:
             _tell(ready, "ok")
             return
-        supervisor = Supervisor(paths, idle_s=idle_s)
+        # The address may hold a password: it comes by the environment, not by the command line.
+        url = load_config().client_url() if paths.team else ""
+        supervisor = Supervisor(paths, idle_s=idle_s, url=url)
         try:
             listener = supervisor.start()
         except (AgentflowError, OSError) as error:

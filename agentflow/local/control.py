@@ -26,10 +26,17 @@ ANSWER_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where everything of one private server is. `socket` is Redis', `control` the supervisor's."""
+    """Where everything of one supervisor is. `socket` is the private server's, `control` the supervisor's.
+
+    `team` names the supervisor that keeps workers of a Redis elsewhere; its `socket` is nobody's.
+    """
 
     data_dir: Path
     socket: Path
+    team: str = ""
+
+    def _local(self, name: str) -> Path:
+        return self.data_dir / "local" / (f"{self.team}-{name}" if self.team else name)
 
     @property
     def control(self) -> Path:
@@ -39,17 +46,17 @@ class Paths:
     @property
     def start_lock(self) -> Path:
         """Held while a command looks for the supervisor and starts one."""
-        return self.data_dir / "local" / "start.lock"
+        return self._local("start.lock")
 
     @property
     def lock(self) -> Path:
         """Held by the supervisor for as long as it lives; the kernel releases it."""
-        return self.data_dir / "local" / "supervisor.lock"
+        return self._local("supervisor.lock")
 
     @property
     def state(self) -> Path:
         """Process ids, for `down` and for the successor of a supervisor that was killed."""
-        return self.data_dir / "local" / "state.json"
+        return self._local("state.json")
 
     @property
     def redis_data(self) -> Path:
@@ -57,8 +64,8 @@ class Paths:
         return self.data_dir / "redis"
 
     def log(self, name: str) -> Path:
-        """One of `worker`, `supervisor`, `redis`."""
-        return self.data_dir / "logs" / f"{name}.log"
+        """One of `worker` (further ones `worker-2`, ...), `supervisor`, `redis`."""
+        return self.data_dir / "logs" / (f"{self.team}-{name}.log" if self.team else f"{name}.log")
 
     def make(self) -> None:
         """Create the directories, for this user only. Raises `OSError`."""

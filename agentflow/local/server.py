@@ -173,6 +173,11 @@ def client(socket: Path) -> redis.Redis:
     return redis.Redis(unix_socket_path=str(socket), socket_timeout=5, decode_responses=True)
 
 
+def client_at(url: str) -> redis.Redis:
+    """A client of a server elsewhere, with timeouts that a supervisor can afford."""
+    return redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3, decode_responses=True)
+
+
 def answers(socket: Path) -> bool:
     """Whether a server behind `socket` answers PING with its data loaded."""
     if not socket.exists():

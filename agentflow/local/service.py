@@ -1,12 +1,13 @@
-"""What commands ask of local mode: `ensure` that it is up, take it `down`, say its `status`."""
+"""What commands ask of the supervisor on this machine: be up, start workers, go, say what runs."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from agentflow.config import Config
 from agentflow.errors import InfraError
 from agentflow.local import control, server
 from agentflow.local.control import Paths
-from agentflow.local.worker import GRACE_S, worker_environment
+from agentflow.local.launching import environment_for
+from agentflow.local.worker import GRACE_S
 
 #: How long a supervisor may take from its start until it serves, and another command to start one.
 START_S = 40.0
@@ -27,6 +29,7 @@ DOWN_S = GRACE_S + server.STOP_TIMEOUT_S + 5
 class LocalStatus:
     """What runs for a data directory: process ids (0: not running).
 
+    `worker` and `worker_name` are the first of the `workers`, which have name, pid, slots, queues and kind.
     `worker_failures` counts workers that died at their start, in a row.
     """
 
@@ -36,12 +39,18 @@ class LocalStatus:
     worker: int
     worker_name: str
     worker_failures: int
+    workers: list[dict[str, Any]]
     socket: str
 
 
 def paths_of(config: Config) -> Paths:
-    """Where the private server of a configuration is."""
-    return Paths(config.data_dir, config.socket_path())
+    """Where the supervisor is: that of the private server, or that of workers for a Redis elsewhere."""
+    socket = config.socket_path()
+    if config.redis_url is None:
+        return Paths(config.data_dir, socket)
+    told = f"{config.data_dir.resolve()}\0{config.client_url()}"
+    team = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return Paths(config.data_dir, socket.with_name(f"{team}.sock"), team)
 
 
 def ensure(config: Config, *, worker: bool = True, environ: Mapping[str, str] = os.environ) -> None:
@@ -51,8 +60,34 @@ def ensure(config: Config, *, worker: bool = True, environ: Mapping[str, str] = 
     The worker gets `environ`, so that it knows the keys of the shell that submits. Cheap when all is
     up (one question over a unix socket). Raises `InfraError`.
     """
-    if config.redis_url is not None:
-        return
+    if config.redis_url is None:
+        _ask({"op": "work" if worker else "hello"}, config, environ)
+
+
+def spawn(
+    config: Config,
+    count: int,
+    *,
+    kind: str,
+    slots: int,
+    queues: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> list[str]:
+    """Start worker processes that are kept running here, and the supervisor for them; their names.
+
+    They are replaced when they die, not when they leave of themselves. Raises `InfraError`.
+    """
+    question = {"op": "spawn", "count": count, "kind": kind, "slots": slots, "queues": list(queues)}
+    return list(_ask(question, config, environ)["hired"])
+
+
+def dismiss(config: Config, count: int, reason: str) -> None:
+    """Let so many of the workers that are kept here leave, when they have finished what they have."""
+    control.ask(paths_of(config).control, {"op": "dismiss", "count": count, "reason": reason})
+
+
+def _ask(question: Mapping[str, Any], config: Config, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The answer of the supervisor, which is started when there is none."""
     paths = paths_of(config)
     server.check_socket_path(paths.socket)
     try:
@@ -64,21 +99,26 @@ def ensure(config: Config, *, worker: bool = True, environ: Mapping[str, str] = 
             fix="make it writable, or set AGENTFLOW_HOME to a directory that is",
             code="AF-INFRA-030",
         ) from error
-    question = {"op": "work", "environment": dict(environ)} if worker else {"op": "hello"}
-    if _is_ours(control.ask(paths.control, question), paths):
-        return
+    told = {"environment": environment_for(config, environ), "fleet": config.fleet.model_dump(mode="json")}
+    question = {**question, **(told if question["op"] != "hello" else {})}
+    answer = control.ask(paths.control, question)
+    if answer is not None and _is_ours(answer, paths):
+        return answer
     # Two commands at once: the lock lets one start the supervisor, the other one finds it.
     with control.locked(paths.start_lock, timeout=START_S) as mine:
         if not mine:
             raise _stuck(paths, "another command has been starting it")
-        _find_or_start(paths, question, config.idle_minutes, environ)
+        return _find_or_start(paths, question, config, environ)
 
 
 def _find_or_start(
-    paths: Paths, question: Mapping[str, Any], idle_minutes: float, environ: Mapping[str, str]
-) -> None:
+    paths: Paths, question: Mapping[str, Any], config: Config, environ: Mapping[str, str]
+) -> dict[str, Any]:
     deadline = time.monotonic() + START_S
-    while not _is_ours(control.ask(paths.control, question), paths):
+    while True:
+        answer = control.ask(paths.control, question)
+        if answer is not None and _is_ours(answer, paths):
+            return answer
         if time.monotonic() > deadline:
             raise _stuck(paths, "it has not answered")
         if control.is_locked(paths.lock):
@@ -86,11 +126,11 @@ def _find_or_start(
             _check_place(paths)
             time.sleep(server.POLL_S)
         else:
-            _start(paths, idle_minutes, environ)
+            _start(paths, config, environ)
 
 
-def _is_ours(answer: Mapping[str, Any] | None, paths: Paths) -> bool:
-    return answer is not None and answer.get("socket") == str(paths.socket)
+def _is_ours(answer: Mapping[str, Any], paths: Paths) -> bool:
+    return answer.get("socket") == str(paths.socket)
 
 
 def _check_place(paths: Paths) -> None:
@@ -105,11 +145,11 @@ def _check_place(paths: Paths) -> None:
         )
 
 
-def _start(paths: Paths, idle_minutes: float, environ: Mapping[str, str]) -> None:
+def _start(paths: Paths, config: Config, environ: Mapping[str, str]) -> None:
     """Run the starter, which ends when the supervisor serves."""
     argv = [
         sys.executable, "-m", "agentflow.local", "--data-dir", str(paths.data_dir),
-        "--socket", str(paths.socket), "--idle-minutes", str(idle_minutes),
+        "--socket", str(paths.socket), "--idle-minutes", str(config.idle_minutes), "--team", paths.team,
     ]  # fmt: skip
     try:
         done = subprocess.run(
@@ -120,7 +160,7 @@ def _start(paths: Paths, idle_minutes: float, environ: Mapping[str, str]) -> Non
             text=True,
             errors="replace",
             cwd=paths.data_dir,
-            env=worker_environment(environ, paths.data_dir),
+            env=environment_for(config, environ),
             timeout=START_S,
             check=False,
         )
@@ -145,12 +185,11 @@ def _stuck(paths: Paths, what: str) -> InfraError:
 
 
 def down(config: Config) -> bool:
-    """End worker, server and supervisor of the data directory; whether any was there.
+    """End the workers kept here, their supervisor and the private server; whether any was there.
 
-    Open runs stay in the server's file and can be resumed. Raises `InfraError` when they do not go.
+    A Redis elsewhere stays as it is. Open runs stay in the ledger and can be resumed. Raises `InfraError`
+    when they do not go.
     """
-    if config.redis_url is not None:
-        return False
     paths = paths_of(config)
     left = control.read_state(paths.state)
     for place in {paths.control, Path(left.get("socket", paths.socket)).with_suffix(".ctl")}:
@@ -167,7 +206,7 @@ def down(config: Config) -> bool:
                 code="AF-INFRA-034",
             )
         time.sleep(server.POLL_S)
-    return server.shut_down(paths.socket) or was_up
+    return (not paths.team and server.shut_down(paths.socket)) or was_up
 
 
 def last_words(config: Config) -> str:
@@ -178,8 +217,11 @@ def last_words(config: Config) -> str:
 
 def status(config: Config) -> LocalStatus | None:
     """What runs for the data directory; None when nothing does (or Redis is not ours). Starts nothing."""
-    if config.redis_url is not None:
-        return None
+    return supervised(config) if config.redis_url is None else None
+
+
+def supervised(config: Config) -> LocalStatus | None:
+    """What a supervisor keeps here, for a private server (as `status`) or for a Redis elsewhere."""
     answer = control.ask(paths_of(config).control, {"op": "status"})
     if answer is None:
         return None

@@ -1,9 +1,10 @@
-"""The supervisor of a data directory: keeps its Redis server, and one worker while a run is open.
+"""The supervisor: keeps the worker processes of this machine, and the private server of a data directory.
 
 One process, one thread, one loop: it sleeps until a command asks something, a child ends, or it is
-time to look whether a run is open. It holds a lock for as long as it lives, so there is never a second
-one. Server and worker are tied to it by the kernel: when it is killed they go too, and the next
-command starts all three again from the server's append-only file.
+time to look at the ledger. It holds a lock for as long as it lives, so there is never a second
+one. Server and workers are tied to it by the kernel: when it is killed they go too, and the next
+command starts them again from the server's append-only file. For a Redis elsewhere there is one supervisor
+for each address and data directory; it keeps workers only.
 """
 
 from __future__ import annotations
@@ -14,57 +15,69 @@ import os
 import selectors
 import signal
 import socket as sockets
-import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 
-from agentflow.errors import InfraError
 from agentflow.local import control, server
 from agentflow.local.control import Paths
-from agentflow.local.worker import Worker, append, end
-from agentflow.states import RunState
-from agentflow.store.ledger import Ledger
+from agentflow.local.crew import Crew
+from agentflow.local.keeper import Keeper
+from agentflow.local.need import Need, Scaling, Seen, Settings, look
 
 log = logging.getLogger("agentflow.supervisor")
 
-#: Between two looks at whether a run is open: with a worker, and without one.
+#: Between two looks at the ledger: while there is something to do, and else.
 LOOK_S = 1.0
 IDLE_LOOK_S = 5.0
-#: How long a worker that was asked for waits for the asker's run (the submitter is still reading).
-EXPECT_S = 60.0
-#: How long the worker outlives the last run: the submitter may have a word to say about its end.
-LINGER_S = 2.0
-#: Starts of the server that may fail in a row before the supervisor gives up.
-SERVER_STARTS = 4
+#: Kinds of workers that come and go by themselves.
+LOCAL, AUTO = "local", "auto"
 
 
 class Supervisor:
-    """Keeps the children. `serve()` returns when it is no longer needed."""
+    """Keeps the children. `serve()` returns when it is no longer needed. `url`: of a Redis elsewhere."""
 
-    def __init__(self, paths: Paths, *, idle_s: float) -> None:
+    def __init__(self, paths: Paths, *, idle_s: float, url: str = "") -> None:
         self._paths = paths
         self._idle_s = idle_s
+        self._url = url
         self._environment: Mapping[str, str] = dict(os.environ)
-        self._server: subprocess.Popen[bytes] | None = None
-        self._server_version = ""
-        self._worker = Worker(paths)
-        self._need = Need(paths)
+        self._keeper = None if url else Keeper(paths)
+        self._crew = Crew(paths, self._client)
+        self._settings = Settings()
+        self._need = Need()
+        self._scaling = Scaling()
+        self._queues: set[str] = set()
+        self._seen = Seen()
+        #: The kill order that is known; another one ends everything until a command asks for a worker.
+        self._known_kill = ""
+        self._is_held = False
         self._next_look = 0.0
         self._last_use = time.monotonic()
         self._leaving = False
 
+    @contextmanager
+    def _client(self) -> Iterator[redis.Redis]:
+        with server.client_at(self._url) if self._url else server.client(self._paths.socket) as client:
+            yield client
+
     def start(self) -> sockets.socket:
         """Bring the server up; returns the socket that commands talk to. Raises `InfraError`."""
         self._end_leftovers()
-        self._start_server()
+        self._paths.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._keeper:
+            self._keeper.start()
         self._paths.control.unlink(missing_ok=True)
         listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         listener.bind(str(self._paths.control))
         self._paths.control.chmod(0o600)
         listener.listen(64)
+        self._note()
+        self._look()
+        self._known_kill = self._seen.orders.kill
         return listener
 
     def serve(self, listener: sockets.socket) -> None:
@@ -85,13 +98,12 @@ class Supervisor:
         self._leaving = True
 
     def close(self, listener: sockets.socket) -> None:
-        """End the worker, then the server; nothing is left but data and logs."""
-        self._worker.close()
-        if self._server is not None:
-            self._server.terminate()
-            end(self._server, server.STOP_TIMEOUT_S)
+        """End the workers, then the server; nothing is left but data and logs."""
+        self._crew.close()
+        if self._keeper:
+            self._keeper.close()
         listener.close()
-        for path in (self._paths.control, self._paths.socket, self._paths.state):
+        for path in (self._paths.control, self._paths.state):
             path.unlink(missing_ok=True)
 
     def _pause(self) -> float:
@@ -110,23 +122,49 @@ class Supervisor:
                 control.send(connection, self._obey(question))
 
     def _obey(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        if question.get("op") == "down":
+        op = question.get("op")
+        if op == "down":
             self.leave()
-        elif question.get("op") == "work":
+        elif op in ("work", "spawn"):
             self._environment = {str(k): str(v) for k, v in question.get("environment", {}).items()}
-            self._need.expect()
-            self._worker.start(self._environment)
+            self._settings = Settings.of(question.get("fleet", {}))
+            self._look()
+            self._known_kill, self._is_held = self._seen.orders.kill, False
+            hired = self._work() if op == "work" else self._spawn(question)
             self._note()
+            return self._describe() | {"hired": hired}
+        elif op == "dismiss":
+            self._look()
+            self._crew.dismiss(int(question["count"]), self._seen.busy, str(question["reason"]))
         return self._describe()
 
+    def _work(self) -> list[str]:
+        """A run is coming: the private server's worker is wanted."""
+        if self._keeper and not self._seen.orders.drained:
+            self._need.expect()
+            return self._keep_local()
+        return []
+
+    def _spawn(self, question: Mapping[str, Any]) -> list[str]:
+        queues = tuple(map(str, question.get("queues", ())))
+        self._queues |= set(queues)
+        hired = [
+            self._crew.hire(str(question["kind"]), int(question["slots"]), queues, self._environment)
+            for _ in range(int(question["count"]))
+        ]
+        return [worker.name for worker in hired]
+
     def _describe(self) -> dict[str, Any]:
+        workers = self._crew.describe()
+        first = workers[0] if workers else {"pid": 0, "name": ""}
         return {
             "supervisor": os.getpid(),
-            "server": self._server.pid if self._server else 0,
-            "server_version": self._server_version,
-            "worker": self._worker.pid,
-            "worker_name": self._worker.name,
-            "worker_failures": self._worker.failures,
+            "server": self._keeper.pid if self._keeper else 0,
+            "server_version": self._keeper.version if self._keeper else "",
+            "worker": first["pid"],
+            "worker_name": first["name"],
+            "worker_failures": self._crew.failures,
+            "workers": workers,
             "socket": str(self._paths.socket),
         }
 
@@ -139,97 +177,77 @@ class Supervisor:
         """Replace what died, start what is needed, end what is not."""
         if self._leaving:
             return
-        if self._server is not None and self._server.poll() is not None:
-            log.warning("the server died (%d); starting it again", self._server.returncode)
-            self._start_server()
-        changed = self._worker.tend()
+        changed = bool(self._keeper and self._keeper.tend())
+        ended = self._crew.reap()
         now = time.monotonic()
-        if changed or now >= self._next_look:
-            self._need.look()
-            changed = self._keep_worker() or changed
-            self._next_look = now + (LOOK_S if self._worker.pid or self._need.exists else IDLE_LOOK_S)
-        if self._need.exists or self._worker.pid:
+        if ended or now >= self._next_look:
+            self._look()
+            changed = self._keep_crew(now) or changed or ended
+            is_quiet = self._crew.is_empty and not self._need.exists and not self._settings.autoscale
+            self._next_look = now + (IDLE_LOOK_S if is_quiet else LOOK_S)
+        self._leave_when_idle(now)
+        if changed:
+            self._note()
+
+    def _leave_when_idle(self, now: float) -> None:
+        """Workers that were spawned keep a private server only as long as a run is open."""
+        spawned_only = self._keeper and not self._crew.staying(LOCAL)
+        in_use = self._need.exists if spawned_only else not self._crew.is_empty
+        if in_use or (self._settings.autoscale and not self._keeper):
             self._last_use = now
         elif now - self._last_use > self._idle_s:
             log.info("idle for %.0f s: leaving", self._idle_s)
             self.leave()
-        if changed:
-            self._note()
 
-    def _keep_worker(self) -> bool:
-        """Start or stop the worker as needed; whether it is another one now."""
-        before = self._worker.pid
-        if self._need.exists:
-            self._worker.start(self._environment)
-        else:
-            self._worker.stop()
-        return self._worker.pid != before
+    def _look(self) -> None:
+        seen = look(self._client, self._queues)
+        if seen:
+            self._seen = seen
+            self._need.note(seen, LOOK_S)
 
-    def _start_server(self) -> None:
-        found = server.find_binary()
-        self._server_version = f"{found.name} {found.version}"
-        for attempt in range(1, SERVER_STARTS + 1):
-            with append(self._paths.log("redis")) as stream:
-                child = server.launch(
-                    found.path, socket=self._paths.socket, directory=self._paths.redis_data, log=stream
-                )
-            self._server = child
-            try:
-                server.await_answer(self._paths.socket, child.poll, self._paths.log("redis"))
-            except InfraError:
-                child.terminate()
-                end(child, 1.0)
-                if attempt == SERVER_STARTS:
-                    raise
-                time.sleep(0.1 * 2**attempt)
+    def _keep_crew(self, now: float) -> bool:
+        """Start or end workers as needed; whether they are others now."""
+        before = self._crew.describe()
+        orders = self._seen.orders
+        if orders.kill != self._known_kill:
+            log.info("the fleet was killed; nothing is started until somebody asks for it")
+            self._known_kill, self._is_held = orders.kill, True
+        if self._is_held or orders.drained:
+            self._crew.abandon()
+            return before != self._crew.describe()
+        self._crew.refill(self._environment)
+        if self._settings.autoscale:
+            self._scale(now)
+        if self._keeper:
+            if self._need.exists:
+                self._keep_local()
             else:
-                log.info("server %s is up, process %d", self._server_version, child.pid)
-                self._note()
-                return
+                self._crew.stop(LOCAL)
+        return before != self._crew.describe()
+
+    def _keep_local(self) -> list[str]:
+        """One worker at least while it is needed; any that serves everything will do."""
+        if any(not worker.queues for worker in self._crew.staying()):
+            self._crew.refill(self._environment)
+            return []
+        return [self._crew.hire(LOCAL, self._settings.slots_per_worker, (), self._environment).name]
+
+    def _scale(self, now: float) -> None:
+        seen, live = self._seen, self._crew.staying()
+        busy = sum(seen.busy.get(worker.name, 0) for worker in live)
+        wanted = self._scaling.desired(self._settings, len(live), busy, seen.waiting, seen.limit, now)
+        for _ in range(wanted - len(live)):
+            self._crew.hire(AUTO, self._settings.slots_per_worker, (), self._environment)
+        if wanted < len(live):
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._crew.dismiss(len(live) - wanted, seen.busy, "fewer workers are needed", AUTO)
 
     def _end_leftovers(self) -> None:
         """End what a killed supervisor left where the kernel does not tie children to their parent."""
         left = control.read_state(self._paths.state)
-        control.end_process(int(left.get("worker", 0)), str(left.get("worker_name") or "\0"), grace=1.0)
+        for worker in left.get("workers", ()):
+            control.end_process(int(worker["pid"]), str(worker["name"]) or "\0", grace=1.0)
         control.end_process(int(left.get("server", 0)), str(self._paths.socket), grace=server.STOP_TIMEOUT_S)
-
-
-class Need:
-    """Whether a worker is needed: some run is open, or a command said that its run is coming."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._paths = paths
-        self._until = 0.0
-        self._expected_until = 0.0
-
-    @property
-    def exists(self) -> bool:
-        """The answer as of the last look."""
-        return time.monotonic() < max(self._until, self._expected_until)
-
-    def expect(self) -> None:
-        """A command is about to open a run, or has just done so."""
-        self._expected_until = time.monotonic() + EXPECT_S
-        self.look()
-
-    def look(self) -> None:
-        """Ask the ledger. A run that is open is what was expected; should another one still come, the
-        next look finds it.
-        """
-        if self._is_open():
-            self._until = time.monotonic() + LINGER_S + LOOK_S
-            self._expected_until = 0.0
-
-    def _is_open(self) -> bool:
-        """Whether a run wants a worker; one that is drained and has nothing running does not."""
-        try:
-            with server.client(self._paths.socket) as client:
-                ledger = Ledger(client)
-                runs = [ledger.run(run_id) for run_id in ledger.open_runs()]
-        except (redis.RedisError, OSError) as error:
-            log.warning("cannot look for open runs: %s", error)
-            return False
-        return any(run.running or run.state is not RunState.DRAINING for run in runs)
 
 
 def _wake_on_signals(leave: Callable[[], None]) -> int:

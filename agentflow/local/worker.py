@@ -1,30 +1,20 @@
-"""The one worker of a data directory: started, told to leave, its attempts given back when it died."""
+"""One kept worker process: started, told to leave, replaced with growing pauses when it dies."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import signal
-import socket as sockets
 import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-import redis
-
 from agentflow.local import server
-from agentflow.local.control import Paths
-from agentflow.store.ledger import Ledger
+from agentflow.local.launching import WorkerSpec, new_name
 
 log = logging.getLogger("agentflow.supervisor")
 
-#: Threads of the worker; runs limit themselves by `-j`, and a thread that waits costs next to nothing.
-SLOTS = 32
 #: How long a worker may take to leave before it is killed: its own grace for attempts that are about to
 #: end, the release of those that are not, and some.
 GRACE_S = 30.0
@@ -37,93 +27,90 @@ LOG_CAP = 10 << 20
 
 
 class Worker:
-    """At most one process. Call `tend()` whenever a child may have ended."""
+    """A place for one worker process at a time. Call `reap()` whenever a child may have ended.
 
-    def __init__(self, paths: Paths) -> None:
+    The name of its process is new each time, so that the attempts of a dead one can be told from its
+    successor's.
+    """
+
+    def __init__(self, kind: str, slots: int, queues: tuple[str, ...], log_file: Path, cwd: Path) -> None:
+        self.kind = kind
+        self.slots = slots
+        self.queues = queues
+        self.log_file = log_file
         self.name = ""
         #: Early deaths in a row.
         self.failures = 0
-        self._paths = paths
+        self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._kill_at = 0.0
         self._not_before = 0.0
+        self._is_leaving = False
 
     @property
     def pid(self) -> int:
         """Its process id; 0 when there is none."""
         return self._process.pid if self._process else 0
 
-    def start(self, environment: Mapping[str, str]) -> None:
-        """Start it unless it runs or the pause after an early death is not over.
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it has been told to leave: it gets no successor."""
+        return self._is_leaving
 
-        The name is new each time, so that the attempts of a dead one can be told from its successor's.
-        """
-        if self._process is not None or time.monotonic() < self._not_before:
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start it unless it runs, is to leave, or the pause after an early death is not over."""
+        if self._process is not None or self._is_leaving or time.monotonic() < self._not_before:
             return
-        self.name = f"local-{uuid.uuid4().hex[:8]}@{sockets.gethostname()}"
-        argv = [
-            sys.executable, "-m", "celery", "-A", "agentflow", "worker", "--pool", "threads",
-            "-c", str(SLOTS), "--hostname", self.name, "--loglevel", "INFO",
-        ]  # fmt: skip
-        with append(self._paths.log("worker")) as stream:
+        self.name = new_name(self.kind)
+        argv = WorkerSpec(self.name, self.slots, self.queues).argv()
+        with append(self.log_file) as stream:
             self._process = subprocess.Popen(
-                server.tied(argv, signal.SIGKILL),
+                server.tied([*argv, "--loglevel", "INFO"], signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                cwd=self._paths.data_dir,
-                env=worker_environment(environment, self._paths.data_dir),
+                cwd=self._cwd,
+                env=dict(environment),
                 start_new_session=True,
             )
         self._started = time.monotonic()
-        self._kill_at = 0.0
         log.info("worker %s is process %d", self.name, self.pid)
 
+    def dismissed(self) -> None:
+        """It was told, through the ledger, to leave when it has finished what it has."""
+        self._is_leaving = True
+
     def stop(self) -> None:
-        """Ask it to leave, once; `tend()` kills it when it does not within `GRACE_S`."""
+        """Ask it to leave now, once; `reap()` kills it when it does not within `GRACE_S`."""
+        self._is_leaving = True
         if self._process is not None and not self._kill_at:
             self._kill_at = time.monotonic() + GRACE_S
             self._process.terminate()
 
-    def tend(self) -> bool:
-        """Whether it has just ended; what it still held is then ready again."""
+    def reap(self) -> tuple[str, int] | None:
+        """Name and exit code of the process that has just ended, if it has."""
         if self._process is None:
-            return False
+            return None
         if self._kill_at and time.monotonic() > self._kill_at:
             self._process.kill()
-        if self._process.poll() is None:
-            return False
-        self._ended(self._process.returncode)
-        return True
-
-    def close(self) -> None:
-        """End it, waiting for it."""
-        self.stop()
-        if self._process is not None:
-            end(self._process, max(0.0, self._kill_at - time.monotonic()))
-            self.tend()
-
-    def _ended(self, code: int) -> None:
-        """Give back what it held, and decide when the next one may start."""
-        asked = bool(self._kill_at)
-        early = not asked and time.monotonic() - self._started < SHORT_LIFE_S
-        log.log(logging.INFO if asked else logging.WARNING, "worker %s left (%d)", self.name, code)
-        with contextlib.suppress(redis.RedisError, OSError), server.client(self._paths.socket) as client:
-            for attempt in Ledger(client).expire_worker(self.name):
-                log.info("gave back %s", attempt)
-        self._process, self.name = None, ""
+        code = self._process.poll()
+        if code is None:
+            return None
+        ended, self._process, self.name = self.name, None, ""
+        early = not self._is_leaving and time.monotonic() - self._started < SHORT_LIFE_S
+        # One that ends well without being told has its reasons (idle, drained): nobody takes its place.
+        self._is_leaving = self._is_leaving or code == 0
+        log.log(logging.INFO if self._is_leaving else logging.WARNING, "worker %s left (%d)", ended, code)
         self.failures = self.failures + 1 if early else 0
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.failures - 1)) if early else 0.0
         self._not_before = time.monotonic() + pause
+        return ended, code
 
-
-def worker_environment(caller: Mapping[str, str], data_dir: Path) -> dict[str, str]:
-    """The caller's environment, bound to this data directory and to this copy of agentflow."""
-    home = str(Path(__file__).resolve().parents[2])
-    path = [home, *(part for part in caller.get("PYTHONPATH", "").split(os.pathsep) if part)]
-    kept = {name: value for name, value in caller.items() if name != "AGENTFLOW_REDIS_URL"}
-    return kept | {"AGENTFLOW_HOME": str(data_dir), "PYTHONPATH": os.pathsep.join(path)}
+    def wait(self) -> None:
+        """Wait for one that was told to leave; kill it when its time is over."""
+        if self._process is not None:
+            end(self._process, max(0.0, self._kill_at - time.monotonic()))
 
 
 def append(path: Path) -> IO[bytes]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TextIO
 
 from agentflow.environment import Environment, Job, Outcome
@@ -18,7 +17,9 @@ from agentflow.errors import LimitReached, ProviderError
 from agentflow.llm.client import ChatModel, Message
 from agentflow.llm.endpoint import Endpoint
 from agentflow.llm.stream import Reply, ToolCall
+from agentflow.runners import transcript
 from agentflow.runners.tools import MAX_ARGUMENT_CHARS, Finished, Toolbox
+from agentflow.runners.transcript import note
 
 MAX_TURNS = 60
 MAX_TOTAL_TOKENS = 2_000_000
@@ -51,7 +52,7 @@ class OpenAIRunner:
                 stop=job.stop,
                 deadline=job.deadline,
                 charge=job.meter.charge,
-                note=lambda text: _note(log, text),
+                note=lambda text: note(log, text),
             )
             with model:
                 return Agent(job, Toolbox(job, environment), model, log).run()
@@ -106,7 +107,7 @@ class Agent:
     def execute(self, reply: Reply) -> None:
         """Do the calls of a reply, one after the other, and note the results for the next turn."""
         if reply.text:
-            _note(self.log, f"turn {self.turns}: {reply.text}")
+            note(self.log, f"turn {self.turns}: {reply.text}")
         if not reply.calls:
             self._idle(reply)
             return
@@ -120,9 +121,9 @@ class Agent:
 
     def _call(self, call: ToolCall) -> str:
         self.limits.check_calls(self.calls)
-        _note(self.log, f"turn {self.turns}: {call.name} {call.arguments[:500]}")
+        note(self.log, f"turn {self.turns}: {call.name} {call.arguments[:500]}")
         result = self.tools.call(call.name, call.arguments)
-        _note(self.log, f"  -> {result[:500]}")
+        note(self.log, f"  -> {result[:500]}")
         return result
 
     def _idle(self, reply: Reply) -> None:
@@ -137,22 +138,9 @@ class Agent:
 
     def save(self, ending: str) -> None:
         """Write the transcript: JSON lines, first the head, then one message a line."""
-        head = {
-            "run": self.job.run,
-            "node": self.job.node,
-            "attempt": self.job.attempt,
-            "model": self.model.endpoint.model,
-            "base_url": self.model.endpoint.base_url,
-            "answered_by": self.answered_by,
-            "turns": self.turns,
-            "ending": ending,
-            "usage": asdict(self.job.meter.usage),
-        }
-        self.job.transcript.parent.mkdir(parents=True, exist_ok=True)
-        with self.job.transcript.open("w", encoding="utf-8", errors="replace") as file:
-            for record in (head, *self.messages):
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        _note(self.log, f"ended after {self.turns} turns: {ending}")
+        facts = {"answered_by": self.answered_by, "turns": self.turns, "ending": ending}
+        transcript.save(self.job, self.model.endpoint, self.messages, facts)
+        note(self.log, f"ended after {self.turns} turns: {ending}")
 
 
 class Limits:
@@ -209,8 +197,3 @@ def _arguments(call: ToolCall) -> str:
         else:
             return call.arguments
     return json.dumps({"left_out": call.arguments[:200]})
-
-
-def _note(log: TextIO, text: str) -> None:
-    """One entry of the attempt's log, with the time for people."""
-    log.write(f"{time.strftime('%H:%M:%S')} {text}\n")

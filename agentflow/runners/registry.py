@@ -14,6 +14,7 @@ RUNNERS = {
     "command": "agentflow.runners.command:CommandRunner",
     "noop": "agentflow.runners.noop:NoopRunner",
     "openai": "agentflow.runners.openai_agent:OpenAIRunner",
+    "planner": "agentflow.runners.planner_agent:PlannerRunner",
 }
 
 

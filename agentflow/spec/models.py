@@ -8,11 +8,23 @@ the published schema, and giving one is refused with "not built yet".
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from agentflow.agents import Priority, RunnerChoice
+from agentflow.config.sections import QueueName
 from agentflow.fields import (
     Artifact,
     AtLeastOne,
@@ -32,6 +44,9 @@ from agentflow.fields import (
 )
 
 DEFAULT_RETRIES = 2
+#: Tasks of a feature, those that for_each and shards make counted.
+TASKS_MAX = 10_000
+CONDITION_MAX_CHARS = 500
 
 
 def _refuse_value(later: str, schema: list[str]) -> tuple[BeforeValidator, WithJsonSchema]:
@@ -72,6 +87,62 @@ BaseRef = Annotated[Text, *_base]
 TargetRef = Annotated[Text, *_target]
 
 
+def _items(value: Any) -> Any:
+    """The list of `[a, b]` or of `{items: [a, b]}`."""
+    if not isinstance(value, dict):
+        return value
+    if set(value) != {"items"}:
+        raise refusal("060", "for_each takes a list, or a mapping with items:", "for_each: [auth, billing]")
+    return value["items"]
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise refusal("060", "an item is a word or a whole number", "write it in quotes")
+    return str(value)
+
+
+def _each_once(items: tuple[str, ...]) -> tuple[str, ...]:
+    seen: set[str] = set()
+    for item in items:
+        if item in seen:
+            raise refusal("060", f"the item {item!r} stands there twice", "name each item once")
+        seen.add(item)
+    return items
+
+
+_item_schema: dict[str, Any] = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}
+_items_schema: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": TASKS_MAX,
+    "uniqueItems": True,
+    "items": _item_schema,
+}
+#: What a task is repeated for: a list, or a mapping with one below `items`.
+ForEach = Annotated[
+    tuple[Annotated[str, BeforeValidator(_item)], ...],
+    Field(min_length=1, max_length=TASKS_MAX),
+    AfterValidator(_each_once),
+    BeforeValidator(_items),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _items_schema,
+                {
+                    "type": "object",
+                    "required": ["items"],
+                    "additionalProperties": False,
+                    "properties": {"items": _items_schema},
+                },
+            ]
+        }
+    ),
+]
+Shards = Annotated[int, Field(strict=True, ge=1, le=TASKS_MAX)]
+Strategy = Literal["concurrent", "pipeline", "hybrid"]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
 
@@ -103,7 +174,31 @@ class Policy(_Model):
     goal: Text | None = Field(
         default=None, description="What other systems' files optimise for, kept as it is"
     )
-    exclusive: NotBuilt = Field(default=None, description="Take the run's artifacts for its whole length")
+    exclusive: Flag = Field(
+        default=False,
+        description="Begin only when no other exclusive run of the repository may write what this one may",
+    )
+
+
+class Stage(_Model):
+    """A stage of a pipeline: its tasks need all tasks of the stage before it."""
+
+    stage: Name = Field(description="Its name")
+    agents: tuple[Text, ...] = Field(min_length=1, description="The roles whose tasks are of this stage")
+    parallel: Flag = Field(default=True, description="false: its tasks run one after the other")
+
+
+class Rule(_Model):
+    """Of a hybrid: which tasks take their place in the stages and which follow their needs only."""
+
+    condition: Annotated[Text, Field(max_length=CONDITION_MAX_CHARS)] | None = Field(
+        default=None,
+        description="For example: tasks > 5, role == backend, tag == slow and not priority == low",
+    )
+    strategy: Literal["concurrent", "pipeline"] = Field(
+        description="pipeline: they take their place in the stages; concurrent: they follow their needs"
+    )
+    agents: tuple[Text, ...] = Field(default=(), description="For tasks of these roles only (all)")
 
 
 class Task(_Model):
@@ -138,13 +233,36 @@ class Task(_Model):
     tags: tuple[Text, ...] = Field(default=(), description="Words to find it by")
     runner: RunnerChoice | None = Field(default=None, description="A configured runner's name, or one inline")
     env: Environ = Field(default_factory=dict, description="Environment of its commands")
+    for_each: ForEach | None = Field(
+        default=None, description="Once for each item: {item} in its texts is the item, ID-ITEM its id"
+    )
+    shards: Shards | None = Field(
+        default=None, description="So many times; with for_each, its items split into so many parts"
+    )
+    shard: Text | None = Field(
+        default=None, description="Tasks of one shard prefer one worker (for_each and shards say it)"
+    )
+    queue: QueueName | None = Field(default=None, description="The queue that it goes through (the spec's)")
     budget: NotBuilt = Field(default=None, description="Tokens and dollars that it may spend")
     complexity: NotBuilt = Field(default=None, description="low, medium or high: how many run at once")
-    for_each: NotBuilt = Field(default=None, description="One chain of tasks for each item")
+
+
+def _some_tasks(value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
+    """Tasks, or a chain that stands alone."""
+    if value == () and isinstance(value, tuple):
+        if info.data.get("chain"):
+            return value
+        raise refusal("011", "the key 'tasks' is missing", "add it")
+    return handler(value)
+
+
+_needs_work = ConfigDict(json_schema_extra={"anyOf": [{"required": ["tasks"]}, {"required": ["chain"]}]})
 
 
 class Spec(_Model):
     """A feature and the tasks that make it."""
+
+    model_config = _needs_work
 
     feature: Text = Field(max_length=200, description="What is built, in a few words; names the branch")
     goal: Text | None = Field(default=None, description="More about it, told to every agent")
@@ -158,10 +276,35 @@ class Spec(_Model):
     )
     runner: RunnerChoice | None = Field(default=None, description="For tasks that do not say")
     env: Environ = Field(default_factory=dict, description="Environment of all commands")
-    tasks: tuple[Task, ...] = Field(min_length=1, max_length=10_000, description="The nodes of the DAG")
+    queue: QueueName | None = Field(default=None, description="The queue of tasks that do not say")
+    for_each: ForEach | None = Field(
+        default=None, description="The chain once for each item; without a chain, every task"
+    )
+    shards: Shards | None = Field(
+        default=None, description="The chain so many times (every task, without one); splits for_each's items"
+    )
+    chain: Annotated[tuple[Task, ...], Field(min_length=1, max_length=TASKS_MAX)] | None = Field(
+        default=None, description="Tasks in a line, each needing the one before it"
+    )
+    strategy: Strategy | None = Field(
+        default=None,
+        description="concurrent: by needs; pipeline: stage by stage; hybrid: by rules (pipeline with stages)",
+    )
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="Stages of a pipeline, in order (design, implement, test, review, deploy)"
+    )
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="Of a hybrid: the first rule that fits a task says its strategy"
+    )
+    tasks: Annotated[
+        tuple[Task, ...], Field(min_length=1, max_length=TASKS_MAX), WrapValidator(_some_tasks)
+    ] = Field(
+        default=(),
+        validate_default=True,
+        exclude_if=lambda tasks: not tasks,
+        description="The nodes of the DAG",
+    )
     budget: NotBuilt = Field(default=None, description="Tokens and dollars that the run may spend")
-    strategy: NotBuilt = Field(default=None, description="concurrent, pipeline or hybrid")
-    stages: NotBuilt = Field(default=None, description="Stages of a pipeline, in order")
     hooks: NotBuilt = Field(default=None, description="Commands at checkpoint, merge, validate and land")
     _notes: tuple[str, ...] = PrivateAttr(default=())
 

@@ -5,24 +5,42 @@
 | `af:schema` | string | version of this layout | none | the installation |
 | `af:runs` | zset | run id -> opened (ms) | none, trimmed by gc | the installation |
 | `af:events` | stream | every transition of every run, the last 10,000 | none, trimmed | the installation |
+| `system_events` | list | transitions, deeds on the fleet: JSON | none, trimmed | the installation |
 | `af:leases` | zset | `run|node|fence` -> end of lease (ms) | empties itself | running attempts |
 | `af:delayed` | zset | `run|node` -> due (ms) | empties itself | delayed nodes |
 | `af:open` | set | ids of runs that are not closed | empties itself | open runs |
 | `af:leader` | string | name of the reconciling worker | 1.5 s | the leader |
 | `af:roles` | set | roles that an open or past run asked for | none | the installation |
-| `af:worker:<name>` | hash | pid, host, slots, roles, schema, seen_ms, busy | 15 s | the worker |
-| `af:run:<id>` | hash | see `RunRecord`; `in_flight` counts running and woken nodes | when closed | the run |
+| `af:queues` | set | queues that an open or past run asked for | none | the installation |
+| `af:limits` | hash | `fleet`, `role:<role>` -> slots at once (0: no limit) | none | the installation |
+| `af:capacity` | hash | queue -> slots of the workers that consume it | none, renewed | the leader |
+| `af:flight` | hash | `fleet`, `role:..`, `queue:..` -> nodes in flight | empties itself | those nodes |
+| `af:hungry:<queue>` | hash | run -> ready nodes whose message is under way | empties itself | ready nodes |
+| `af:waiting` | hash | class (`role|queue`) -> nodes that wait for room | empties itself | waiting nodes |
+| `af:waiting:<class>` | zset | run -> rank: in flight, then last served | empties itself | waiting nodes |
+| `af:project:<name>:locks` | hash | a run's `locks`, of exclusive runs | empties itself | runs that hold |
+| `af:project:<name>:wait` | zset | exclusive run -> arrival (us) | empties itself | runs that wait |
+| `af:holding` | zset | finished exclusive run -> when it gives back (ms) | empties itself | runs that hold |
+| `af:workers` | zset | name -> last sign of life (ms) | none, trimmed | the leader |
+| `af:worker:<name>` | hash | see `WorkerRecord` | 60 s | the worker |
+| `af:fleet` | hash | orders: `state`, `reason`, `since_ms`, `kill`, `leave:..` | none | the installation |
+| `af:near` | set | workers that have a queue of their own | empties itself | those workers |
+| `af:name:<name>` | string | token of the process that has this name | 5 s | the worker |
+| `af:confirm:<token>` | string | digest of the deed that a token confirms | 5 min | the token |
+| `af:run:<id>` | hash | see `RunRecord`; `in_flight` counts running and woken | when closed | the run |
 | `af:run:<id>:plan` | string | the plan, JSON | when closed | the run |
 | `af:run:<id>:node:<node>` | hash | see `NodeRecord` | when closed | the run |
 | `af:run:<id>:open` | set | nodes that are not terminal | when closed | the run |
 | `af:run:<id>:ready` | zset | node -> ready since (ms) | when closed | the run |
 | `af:run:<id>:parked` | zset | node -> order of waking (user priority, upward rank) | when closed | the run |
+| `af:run:<id>:waiting` | zset | the same, for those that wait for room in the fleet | when closed | the run |
+| `af:run:<id>:waits` | hash | class -> nodes in `waiting` | when closed | the run |
 | `af:run:<id>:lockwait` | zset | node -> arrival, for parked nodes that want locks | when closed | the run |
 | `af:run:<id>:locks` | hash | `w:<path>` -> holder, `i:<path>` -> holders below | when closed | the run |
 | `af:run:<id>:writers` | hash | path -> node that settled it last | when closed | the run |
 | `af:run:<id>:roles` | hash | role -> nodes in flight | when closed | the run |
 | `af:run:<id>:settled` | zset | node -> place in the settled sequence | when closed | the run |
-| `af:run:<id>:texts` | hash | node -> hand-off or report, at most 16 KB | when closed | the run |
+| `af:run:<id>:texts` | hash | node -> hand-off or report, at most 128 Ki characters | when closed | the run |
 | `af:run:<id>:events` | stream | transitions of the run | when closed | the run |
 
 A cluster is not supported (kombu's transport is not either), so the scripts build the keys of a run
@@ -31,32 +49,56 @@ from its id.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 PREFIX = "af:"
 SCHEMA = PREFIX + "schema"
 RUNS = PREFIX + "runs"
 OPEN = PREFIX + "open"
 EVENTS = PREFIX + "events"
+#: Without the prefix: operators ask for it by this name (`redis-cli LRANGE system_events 0 -1`).
+SYSTEM_EVENTS = "system_events"
+#: Entries that it keeps (`emit` in lib.lua has the number too).
+SYSTEM_EVENTS_MAX = 1000
 LEASES = PREFIX + "leases"
 DELAYED = PREFIX + "delayed"
 LEADER = PREFIX + "leader"
 ROLES = PREFIX + "roles"
+QUEUES = PREFIX + "queues"
+LIMITS = PREFIX + "limits"
+CAPACITY = PREFIX + "capacity"
+FLIGHT = PREFIX + "flight"
+WAITING = PREFIX + "waiting"
+HOLDING = PREFIX + "holding"
 WORKERS = PREFIX + "worker:"
+WORKER_NAMES = PREFIX + "workers"
+ORDERS = PREFIX + "fleet"
+NEAR = PREFIX + "near"
+#: The queue of one worker is this and its name (broker.py); kombu keeps a set for each queue's exchange.
+NEAR_QUEUE = "agentflow.worker."
+KOMBU_BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
 #: Seconds that the keys of a closed run are kept.
 CLOSED_TTL_S = 14 * 24 * 3600
-#: Seconds without a sign of life after which a worker's record is gone.
-WORKER_TTL_S = 15
+#: Milliseconds that an exclusive run keeps what it holds after it is ready to land.
+HOLD_MS = 3600 * 1000
+#: Seconds without a sign of life after which a worker's record is gone (it is shown as dead until then).
+WORKER_TTL_S = 60
+#: Milliseconds without a sign of life after which another process may have a worker's name.
+NAME_TTL_MS = 5000
 #: Keys that live as long as the installation does.
-PERMANENT = frozenset({SCHEMA, RUNS, EVENTS, ROLES})
+PERMANENT = frozenset(
+    {SCHEMA, RUNS, EVENTS, SYSTEM_EVENTS, ROLES, QUEUES, LIMITS, CAPACITY, WORKER_NAMES, ORDERS}
+)
 #: Keys that are empty (hence absent) when nothing is open.
-TRANSIENT = frozenset({OPEN, LEASES, DELAYED, LEADER})
+TRANSIENT = frozenset({OPEN, LEASES, DELAYED, LEADER, FLIGHT, WAITING, HOLDING, NEAR})
 
 _PARTS = (
     "plan",
     "open",
     "ready",
     "parked",
+    "waiting",
+    "waits",
     "lockwait",
     "locks",
     "writers",
@@ -92,3 +134,23 @@ def node(run_id: str, node_id: str) -> str:
 def worker(name: str) -> str:
     """Key of a worker's record."""
     return WORKERS + name
+
+
+def hungry(queue: str) -> str:
+    """Key of the ready nodes of a queue, by run."""
+    return f"{PREFIX}hungry:{queue}"
+
+
+def project_line(project: str) -> str:
+    """Key of the exclusive runs of a project that wait, in order of arrival."""
+    return f"{PREFIX}project:{project}:wait"
+
+
+def name_of(worker_name: str) -> str:
+    """Key that holds a worker's name for one process."""
+    return f"{PREFIX}name:{worker_name}"
+
+
+def confirmation(token: str) -> str:
+    """Key of a confirmation token."""
+    return f"{PREFIX}confirm:{token}"

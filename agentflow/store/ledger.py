@@ -8,6 +8,7 @@ older one is told `superseded`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,12 +17,12 @@ import redis
 
 from agentflow.states import CLOSED, NodeState, RunState, sources
 from agentflow.store import keys, scripts
-from agentflow.store.reading import Reading
+from agentflow.store.limits import Limits, put_event
 from agentflow.store.records import INTEGRATE
 from agentflow.store.scripts import Answer
 
-#: Bytes of a hand-off or report that are kept.
-TEXT_CAP = 16 * 1024
+#: Characters of a hand-off or report that are kept. Agents may say 16 KB; a planned feature file is longer.
+TEXT_CAP = 128 * 1024
 REASON_CAP = 2000
 _PARKABLE = ",".join(sources(NodeState.READY))
 _CLAIMABLE = ",".join(sources(NodeState.RUNNING))
@@ -53,7 +54,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """What the ledger must know of a node to admit it. `order`: lower wakes first."""
+    """What the ledger must know of a node to admit it.
+
+    `order`: lower wakes first. `queue` is where its messages go ('' = the role's own).
+    """
 
     id: str
     role: str
@@ -65,11 +69,13 @@ class NodeSpec:
     optional: bool = False
     output: str = "change"
     tolerant: bool = False
+    queue: str = ""
 
     def fields(self) -> dict[str, str | int | float]:
         """The node's hash as it is when the run opens."""
         return {
             "role": self.role,
+            "queue": self.queue or self.role,
             "state": NodeState.PENDING if self.parents else NodeState.READY,
             "output": self.output,
             "parents": json.dumps(list(self.parents)),
@@ -86,7 +92,7 @@ class NodeSpec:
         }
 
 
-class Ledger(Reading):
+class Ledger(Limits):
     """Transitions of runs and nodes on one Redis. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -95,9 +101,14 @@ class Ledger(Reading):
     # -- a run ---------------------------------------------------------------------------------
 
     def open_run(self, run: Mapping[str, str | int], nodes: Sequence[NodeSpec], plan: str) -> None:
-        """Write a whole run in one transaction; `run` holds `id` and the fields of `RunRecord`."""
+        """Write a whole run in one transaction; `run` holds `id` and the fields of `RunRecord`.
+
+        A field `exclusive` (lock paths, a JSON list) makes it an exclusive run: it stands in its project's
+        line from now on and begins when nobody before it holds or wants any of these paths.
+        """
         run_id = str(run["id"])
-        now = self.now_ms()
+        now_us = self.now_us()
+        now = now_us // 1000
         pipe = self.client.pipeline(transaction=True)
         fields: Any = dict(run)
         pipe.hset(
@@ -113,6 +124,8 @@ class Ledger(Reading):
                 "nodes_total": len(nodes) - 1,
                 "nodes_left": len(nodes),
                 "order": json.dumps([n.id for n in nodes]),
+                # Whether some nodes are more important than others: only then a claim looks for them.
+                "mixed": int(len({round(n.order / 1e6) for n in nodes if n.id != INTEGRATE}) > 1),
             },
         )
         pipe.set(keys.part(run_id, "plan"), plan)
@@ -121,12 +134,20 @@ class Ledger(Reading):
         pipe.sadd(keys.part(run_id, "open"), *(n.id for n in nodes))
         ready = {n.id: now for n in nodes if not n.parents}
         pipe.zadd(keys.part(run_id, "ready"), cast("Any", ready))
+        for queue, count in Counter(n.queue or n.role for n in nodes if not n.parents).items():
+            pipe.hincrby(keys.hungry(queue), run_id, count)
+        if run.get("exclusive"):
+            pipe.zadd(keys.project_line(str(run.get("project", ""))), {run_id: now_us})
         pipe.zadd(keys.RUNS, {run_id: now})
         pipe.sadd(keys.OPEN, run_id)
         pipe.sadd(keys.ROLES, *{n.role for n in nodes if n.id != INTEGRATE} or {"implementer"})
+        queues = {n.queue or n.role for n in nodes if n.id != INTEGRATE}
+        if queues:
+            pipe.sadd(keys.QUEUES, *queues)
         event = {"kind": "run.opened", "at": now, "state": "open", "reason": str(run.get("feature", ""))}
         pipe.xadd(keys.part(run_id, "events"), cast("Any", event))
         pipe.xadd(keys.EVENTS, cast("Any", {**event, "run": run_id}), maxlen=10_000, approximate=True)
+        put_event(pipe, {**event, "run": run_id, "node": "", "attempt": 0})
         pipe.execute()
 
     def control(self, run_id: str, verb: str, word: str = "") -> tuple[str, Answer]:
@@ -139,13 +160,24 @@ class Ledger(Reading):
         event: Any = {"kind": kind, "at": self.now_ms(), "reason": reason[:600]}
         self.client.xadd(keys.part(run_id, "events"), event)
 
-    def close(self, run_id: str, state: RunState, *, result: str = "", reason: str = "") -> bool:
-        """Close a run, or mark a finished one as landed; False when it was closed already."""
+    def close(self, run_id: str, state: RunState, *, result: str = "", reason: str = "") -> Answer | None:
+        """Close a run, or mark a finished one as landed; None when it was closed already.
+
+        An exclusive run gives back what it holds, but keeps it for an hour when it is ready to land.
+        """
         allowed = RunState.READY_TO_LAND.value if state is RunState.LANDED else _UNFINISHED
-        head = scripts.call(
-            self.client, "close", run_id, state.value, allowed, result, reason[:REASON_CAP], keys.CLOSED_TTL_S
+        answer = scripts.transition(
+            self.client,
+            "close",
+            run_id,
+            state.value,
+            allowed,
+            result,
+            reason[:REASON_CAP],
+            keys.CLOSED_TTL_S,
+            keys.HOLD_MS,
         )
-        return bool(head[0] == "closed")
+        return answer if answer.head[0] == "closed" else None
 
     def reopen(self, run_id: str, *, onto: str = "") -> Answer | None:
         """Open a closed run again; None when it is not one that can be reopened.
@@ -160,11 +192,21 @@ class Ledger(Reading):
         """Note the branch that the result went to (a name that was taken gets a suffix)."""
         self.client.hset(keys.run(run_id), "branch", branch)
 
-    def forget(self, run_id: str) -> None:
+    def release(self, run_id: str) -> Answer:
+        """Let a finished exclusive run give back what it holds."""
+        return scripts.transition(self.client, "unbar", run_id)
+
+    def overdue(self) -> list[str]:
+        """Exclusive runs that have been ready to land for an hour and still hold their paths."""
+        return cast("list[str]", self.client.zrangebyscore(keys.HOLDING, "-inf", self.now_ms()))
+
+    def forget(self, run_id: str) -> Answer:
         """Remove every key of a closed run."""
+        answer = self.release(run_id)
         order = [n.id for n in self.nodes(run_id).values()]
         self.client.zrem(keys.RUNS, run_id)
         self.client.delete(*keys.parts(run_id), *(keys.node(run_id, node) for node in order))
+        return answer
 
     def is_closed(self, run_id: str) -> bool:
         """Whether the run has come to an end."""

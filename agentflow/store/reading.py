@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import redis
@@ -28,8 +28,12 @@ class Reading:
 
     def now_ms(self) -> int:
         """Redis' clock, the one that shared facts are stamped with."""
+        return self.now_us() // 1000
+
+    def now_us(self) -> int:
+        """The same in microseconds, for what must be told apart that comes in the same moment."""
         seconds, micros = self.client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
+        return int(seconds) * 1_000_000 + int(micros)
 
     def run(self, run_id: str) -> RunRecord:
         """One run; raises `RunNotFoundError`."""
@@ -114,6 +118,11 @@ class Reading:
             out[run_id, node, int(fence)] = int(end)
         return out
 
+    def system_events(self, count: int = keys.SYSTEM_EVENTS_MAX) -> list[dict[str, Any]]:
+        """The newest transitions and deeds on the fleet, newest first, as they stand on the list."""
+        raw = cast("list[str]", self.client.lrange(keys.SYSTEM_EVENTS, 0, count - 1))
+        return [json.loads(entry) for entry in raw]
+
     def ready(self, run_id: str) -> dict[str, int]:
         """Ready nodes and since when (ms)."""
         raw = cast(
@@ -123,13 +132,29 @@ class Reading:
 
     def workers(self) -> list[WorkerRecord]:
         """Registered workers, by name."""
-        names = sorted(cast("list[str]", list(self.client.scan_iter(keys.WORKERS + "*", count=1000))))
-        out = []
-        for key in names:
-            raw = cast("dict[str, str]", self.client.hgetall(key))
-            if raw:
-                out.append(_worker(key.removeprefix(keys.WORKERS), raw))
-        return out
+        names = sorted(cast("list[str]", self.client.zrange(keys.WORKER_NAMES, 0, -1)))
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(keys.worker(name))
+        found = zip(names, cast("list[dict[str, str]]", pipe.execute()), strict=True)
+        return [_worker(name, raw) for name, raw in found if raw]
+
+    def unserved(self, queues: Iterable[str]) -> list[str]:
+        """Those of the queues that no registered worker of this version consumes, sorted."""
+        now_ms = self.now_ms()
+        workers = [w for w in self.workers() if w.schema == keys.SCHEMA_VERSION and not w.is_dead(now_ms)]
+        if any(w.every for w in workers):
+            return []
+        served = {queue for w in workers for queue in w.queues}
+        return sorted(set(queues) - served)
+
+    def unserved_of(self, run_id: str) -> list[str]:
+        """Queues that the run's unfinished nodes go through and that nobody consumes."""
+        pipe = self.client.pipeline(transaction=False)
+        for node in cast("set[str]", self.client.smembers(keys.part(run_id, "open"))) - {INTEGRATE}:
+            pipe.hmget(keys.node(run_id, node), ["queue", "role"])
+        raw = cast("list[tuple[str | None, str | None]]", pipe.execute())
+        return self.unserved(queue or role or "" for queue, role in raw)
 
     def why(self, run_id: str, node_id: str) -> str:
         """Why a node is where it is, derived from the ledger alone."""
@@ -143,9 +168,7 @@ class Reading:
             ]
             return "waits for " + ", ".join(waits)
         if node.state is NodeState.READY:
-            return "is ready; waits for a free slot of a worker that serves " + (
-                "the system queue" if node_id == INTEGRATE else f"role {node.role}"
-            )
+            return self._why_ready(run_id, node)
         if node.state is NodeState.RUNNING:
             return f"is running: attempt {node.attempt} on {node.worker}"
         if node.state is NodeState.DELAYED:
@@ -153,6 +176,19 @@ class Reading:
         if node.state is NodeState.SUCCEEDED:
             return f"succeeded in attempt {node.attempt}" + (f" as {node.commit[:12]}" if node.commit else "")
         return f"is {node.state}: {node.reason}" if node.reason else f"is {node.state}"
+
+    def _why_ready(self, run_id: str, node: NodeRecord) -> str:
+        if node.id == INTEGRATE:
+            return "is ready; waits for a free slot of a worker that serves the system queue"
+        (queue,) = self.fields(run_id, node.id, "queue")
+        queue = queue or node.role
+        if self.unserved([queue]):
+            return (
+                f"is ready, but no worker consumes the queue {queue} (role {node.role}): "
+                f"start one with `agentflow worker --redis URL`, or `celery -A agentflow worker -Q {queue}`"
+            )
+        through = "" if queue == node.role else f" through the queue {queue}"
+        return f"is ready; waits for a free slot of a worker that serves role {node.role}{through}"
 
 
 def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:
@@ -168,6 +204,8 @@ def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:
         onto=raw.get("onto", ""),
         target=raw.get("target", ""),
         detached=raw.get("detached") == "1",
+        transport=raw.get("transport", "alternates"),
+        host=raw.get("host", ""),
         result=raw.get("result", ""),
         reason=raw.get("reason", ""),
         running=_int(raw, "in_flight"),
@@ -228,6 +266,7 @@ def _node(node_id: str, raw: Mapping[str, str]) -> NodeRecord:
         optional=raw.get("optional") == "1",
         usage=json.loads(raw.get("usage") or "{}"),
         findings=tuple(json.loads(raw.get("findings") or "[]")),
+        tests=json.loads(raw.get("tests") or "{}"),
         **fields,
     )
 
@@ -242,6 +281,16 @@ def _worker(name: str, raw: Mapping[str, str]) -> WorkerRecord:
         schema=raw.get("schema", ""),
         seen_ms=_int(raw, "seen_ms"),
         busy=_int(raw, "busy"),
+        queues=tuple(raw.get("queues", "").split()),
+        every=raw.get("every") == "1",
+        state=raw.get("state", ""),
+        reason=raw.get("reason", ""),
+        room=int(raw.get("room") or -1),
+        running=tuple(raw.get("running", "").split()),
+        memory_mb=_int(raw, "memory_mb"),
+        load=float(raw.get("load") or 0),
+        place=raw.get("place", ""),
+        started_ms=_int(raw, "started_ms"),
     )
 
 

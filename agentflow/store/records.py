@@ -10,13 +10,16 @@ from agentflow.states import NodeState, RunState
 
 #: The reserved node that merges, validates and closes a run; no spec can name it (`@`).
 INTEGRATE = "@integrate"
+#: Milliseconds without a sign of life after which a worker counts as dead.
+DEAD_AFTER_MS = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run. `repo` is the repository's object directory, `root` its work tree, `onto` the
     target's commit to integrate on when it has moved. `since_ms`: when it was opened or resumed last; its
-    timeout counts from there. `result` is the commit to land (or the merged tree
+    timeout counts from there. `transport` says how objects reach the workers: `alternates` (they read
+    `repo` on the submitter's machine, `host`) or `packs` (through Redis). `result` is the commit to land (or the merged tree
     of a failed validation).
     """
 
@@ -39,6 +42,8 @@ class RunRecord:
     max_concurrent: int = 0
     timeout_ms: int = 0
     detached: bool = False
+    transport: str = "alternates"
+    host: str = ""
     result: str = ""
     branch: str = ""
     onto: str = ""
@@ -47,7 +52,9 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """One node of a run. `parents` are static edges, `edges` the dynamic ones that locks added."""
+    """One node of a run. `parents` are static edges, `edges` the dynamic ones that locks added. `tests`
+    counts the outcomes that its acceptance saw.
+    """
 
     id: str
     role: str
@@ -81,6 +88,7 @@ class NodeRecord:
     locks: tuple[str, ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()
+    tests: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """One registered worker process. `seen_ms` is its last sign of life."""
+    """One registered worker process. `seen_ms` is its last sign of life.
+
+    `queues` are those that it consumes, `roles` those whose tasks it has; `every`: it takes up whatever
+    role and queue a run asks for (it was started without a choice of queues).
+
+    `state`: `idle`, `working`, `held` (takes one node at a time, `reason` says why), `draining`, `waiting`
+    (the fleet is drained). `room`: slots that it serves now (-1: all). `running`: `run/node` of some of its
+    attempts. `memory_mb`: with its children. `load`: of its host, a share of all processors. `place`: tells
+    hosts and containers apart where process ids mean the same.
+    """
 
     name: str
     pid: int
@@ -110,3 +127,27 @@ class WorkerRecord:
     schema: str
     seen_ms: int
     busy: int = 0
+    queues: tuple[str, ...] = ()
+    every: bool = False
+    state: str = ""
+    reason: str = ""
+    room: int = -1
+    running: tuple[str, ...] = ()
+    memory_mb: int = 0
+    load: float = 0.0
+    place: str = ""
+    started_ms: int = 0
+
+    @property
+    def draining(self) -> bool:
+        """Whether it finishes what it has and takes nothing more."""
+        return self.state == "draining"
+
+    def is_dead(self, now_ms: int) -> bool:
+        """Whether it has not been heard of for `DEAD_AFTER_MS` (it signs every second)."""
+        return now_ms - self.seen_ms > DEAD_AFTER_MS
+
+    @property
+    def offered(self) -> int:
+        """The slots that may be counted on: fewer than it has while it holds back, none when it leaves."""
+        return 0 if self.state in ("draining", "waiting") else self.slots if self.room < 0 else self.room

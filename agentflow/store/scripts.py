@@ -12,20 +12,25 @@ from typing import Any, cast
 import redis
 from redis.exceptions import NoScriptError
 
-_SHARED = ("lib.lua", "locks.lua", "nodes.lua")
+_SHARED = ("lib.lua", "locks.lua", "room.lua", "nodes.lua")
 #: A full Redis must still be able to end what it holds (flags of Redis 7.0).
-_ALLOW_OOM = frozenset({"settle", "requeue", "renew", "close"})
+_ALLOW_OOM = frozenset({"settle", "requeue", "renew", "close", "control", "unbar", "capacity"})
 _ALONE = frozenset({"renew"})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a transition says, and whom it moved: newly ready, woken, and ended nodes."""
+    """What a transition says, and whom it moved: newly ready, woken, and ended nodes of the run.
+
+    `others` are nodes that were woken in other runs, as (run, node): whoever made the transition sends
+    them too.
+    """
 
     head: tuple[str, ...]
     ready: tuple[str, ...] = ()
     woken: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
 
 @functools.cache
@@ -52,10 +57,17 @@ def call(client: redis.Redis, name: str, *args: str | float) -> list[Any]:
 
 
 def transition(client: redis.Redis, name: str, *args: str | float) -> Answer:
-    """Run a script that ends in the common answer (three lists as lines)."""
+    """Run a script that ends in the common answer (four lists as lines)."""
     raw: Sequence[Any] = call(client, name, *args)
-    *head, ready, woken, ended = (str(part) for part in raw)
-    return Answer(tuple(head), _lines(ready), _lines(woken), _lines(ended))
+    *head, ready, woken, ended, others = (str(part) for part in raw)
+    elsewhere = (line.split("|", 1) for line in _lines(others))
+    return Answer(
+        tuple(head),
+        _lines(ready),
+        _lines(woken),
+        _lines(ended),
+        tuple((run, node) for run, node in elsewhere),
+    )
 
 
 def _lines(text: str) -> tuple[str, ...]:

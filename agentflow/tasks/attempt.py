@@ -88,6 +88,8 @@ def perform(context: Context, run_id: str, node_id: str, worker: str) -> dict[st
         except Exception as error:  # the boundary of an attempt: a defect of ours must not lose the node
             log.exception("attempt %s of %s in run %s broke", claim.attempt, node_id, run_id)
             return unsuccessful(attempt, AttemptError(f"{type(error).__name__}: {error}", code="AF-INTERNAL"))
+        finally:
+            attempt.send_logs()
 
 
 def needs_record(node: PlanNode, claim: Claim) -> bool:

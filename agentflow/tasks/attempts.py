@@ -39,6 +39,8 @@ class Attempts:
         self._held: dict[tuple[str, str, int], Held] = {}
         self._draining = ""
         self._closed = False
+        #: Attempts that this process has come to the end of.
+        self.ended = 0
 
     @contextmanager
     def holding(self, run: str, node: str, fence: int, seconds: float) -> Iterator[Held]:
@@ -54,6 +56,7 @@ class Attempts:
         finally:
             with self._lock:
                 self._held.pop(held.key, None)
+                self.ended += 1
                 self._lock.notify_all()
 
     def alive(self) -> list[tuple[str, str, int]]:
@@ -63,6 +66,16 @@ class Attempts:
             return [
                 h.key for h in self._held.values() if h.thread.is_alive() and now < h.deadline + OVERDUE_S
             ]
+
+    def nodes(self) -> list[str]:
+        """`run/node` of each."""
+        with self._lock:
+            return [f"{h.run}/{h.node}" for h in self._held.values()]
+
+    def keys(self) -> list[tuple[str, str, int]]:
+        """What the ledger knows them by, those that are no longer renewed too."""
+        with self._lock:
+            return list(self._held)
 
     def end(self, key: tuple[str, str, int], reason: str) -> None:
         """Tell one attempt to end."""

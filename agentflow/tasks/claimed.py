@@ -13,6 +13,7 @@ from agentflow.store.ledger import Claim, Ledger
 from agentflow.store.records import NodeRecord, RunRecord
 from agentflow.tasks.attempts import Held
 from agentflow.tasks.context import Context
+from agentflow.transport import send_logs
 
 #: Findings of a report that are kept as data (its text has all of them).
 FINDINGS_MAX = 100
@@ -30,6 +31,8 @@ class Attempt:
     claim: Claim
     held: Held
     meter: Meter = field(default_factory=Meter)
+    #: Outcomes of the tests that the acceptance ran.
+    tests: dict[str, int] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:
@@ -43,6 +46,8 @@ class Attempt:
             facts |= {"summary": outcome.summary[:500], "verdict": outcome.verdict}
             if outcome.findings:
                 facts["findings"] = json.dumps([asdict(f) for f in outcome.findings[:FINDINGS_MAX]])
+        if self.tests:
+            facts["tests"] = json.dumps(self.tests)
         return facts | self.spent()
 
     def spent(self) -> dict[str, str | int | float]:
@@ -55,6 +60,12 @@ class Attempt:
     def name(self) -> str:
         """Node and attempt, as logs and workspaces are named."""
         return f"{self.node.id}.{self.claim.attempt}"
+
+    def send_logs(self) -> None:
+        """What the attempt said, for readers on other machines."""
+        if self.run.repo:
+            folder = self.context.run_dir(self.run.id) / "logs"
+            send_logs(self.context.config, self.run, folder, f"{self.name}.")
 
     def log_error(self, error: AgentflowError) -> None:
         """Why the attempt came to nothing, at the end of its log (an agent may have said nothing)."""

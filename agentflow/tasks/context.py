@@ -34,8 +34,8 @@ class _Known:
 class Context:
     """One per process. Plans and canvases of the newest runs are kept in memory."""
 
-    #: Runs whose plan and canvas are kept.
-    KNOWN_MAX = 32
+    #: Nodes of all runs whose plan and canvas are kept (a node takes some kilobytes).
+    KNOWN_NODES_MAX = 20_000
 
     def __init__(self, config: Config, app: Celery) -> None:
         self.config = config
@@ -56,8 +56,9 @@ class Context:
             if found and generation in (0, found.canvas.generation):
                 return found
             known = self._known[run_id] = self._read(run_id, generation)
-            while len(self._known) > self.KNOWN_MAX:
-                self._known.pop(next(iter(self._known)))
+            kept = sum(len(k.plan.nodes) for k in self._known.values())
+            while kept > self.KNOWN_NODES_MAX and len(self._known) > 1:
+                kept -= len(self._known.pop(next(iter(self._known))).plan.nodes)
         return known
 
     def _read(self, run_id: str, generation: int) -> _Known:
@@ -67,9 +68,10 @@ class Context:
         return _Known(plan, run, Canvas(plan, run_id, generation or run.generation, self.app))
 
     def send_woken(self, run_id: str, answer: Answer) -> None:
-        """Send what a transition has woken."""
+        """Send what a transition has woken, in this run and in others."""
         if answer.woken:
-            chords.send(self.known(run_id).canvas, answer.woken)
+            chords.send(self.known(run_id).canvas, answer.woken, woken=True)
+        self._send_others(answer)
 
     def resend(self, run_id: str, answer: Answer, *, generation: int = 0) -> None:
         """Send what a transition made ready or woke, and let what it ended arrive."""
@@ -77,6 +79,7 @@ class Context:
             # Joins count by generation: a canvas remembered from before a resume would count in the old ones.
             canvas = self.known(run_id, generation or self.ledger.generation(run_id)).canvas
             chords.follow_up(canvas, ready=answer.ready, ended=answer.ended, woken=answer.woken)
+        self._send_others(answer)
 
     def proceed(
         self, run_id: str, node: str, answer: Answer, *, succeeded: bool, generation: int = 0
@@ -86,6 +89,11 @@ class Context:
         chords.proceed(
             canvas, node, succeeded=succeeded, ready=answer.ready, ended=answer.ended, woken=answer.woken
         )
+        self._send_others(answer)
+
+    def _send_others(self, answer: Answer) -> None:
+        if answer.others:
+            chords.send_others(answer.others, lambda run_id: self.known(run_id).canvas)
 
     def run_dir(self, run_id: str) -> Path:
         """Logs, transcripts and workspaces of a run on this machine."""

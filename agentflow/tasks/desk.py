@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +12,11 @@ from agentflow.errors import AcceptanceFailed, AttemptError
 from agentflow.runners.registry import make_runner
 from agentflow.tasks import bases, prompt
 from agentflow.tasks.claimed import Attempt
-from agentflow.tasks.surroundings import surroundings
+from agentflow.tasks.surroundings import Surroundings, surroundings
+from agentflow.transport import Depot, open_depot
 from agentflow.workspace import acceptance, clone, commit, ingest, merge, setup
 from agentflow.workspace.commands import Terms
-from agentflow.workspace.store import Store, node_ref
+from agentflow.workspace.store import node_ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,9 @@ def open_desk(attempt: Attempt) -> Desk:
     return GitDesk(attempt)
 
 
-def repository(attempt: Attempt) -> Store:
-    """The store repository of the run's project on this machine."""
-    return Store.open(attempt.context.config.data_dir, attempt.run.project, Path(attempt.run.repo))
+def depot_of(attempt: Attempt) -> Depot:
+    """The objects of the attempt's run on this machine."""
+    return open_depot(attempt.context.config, attempt.run)
 
 
 class EmptyDesk:
@@ -98,11 +100,14 @@ class GitDesk:
         self._name = attempt.name
         self._place = self._run_dir / "work" / self._name
         self._root = self._place / "tree"
-        self._store = repository(attempt)
+        self._depot = depot_of(attempt)
+        self._store = self._depot.store
         self._log = self._run_dir / "logs" / f"{self._name}.log"
         self._base = ""
+        self._needs: tuple[str, ...] = ()
         self._prompt = ""
         self._workspace: clone.Workspace | None = None
+        self._own: Surroundings | None = None
 
     @property
     def _deadline(self) -> float:
@@ -113,16 +118,19 @@ class GitDesk:
         attempt = self._attempt
         sources = (*attempt.plan.parents[attempt.node.id], *attempt.claim.edges)
         found = bases.commits(attempt.ledger, attempt.run.id, sources)
+        self._needs = tuple(found) or (attempt.run.base,)
+        self._depot.bring((attempt.run.base, *found))
         self._base = merge.merge_all(self._store, found, attempt.run.base)
         clone.remove_tree(self._place)
         self._place.mkdir(parents=True)
+        self._own = Surroundings(self._place, own_home=attempt.context.config.worker.own_home)
         self._workspace = clone.prepare(self._store, self._base, self._root)
         self._provide_setup()
         self._prompt = self._build_prompt()
 
     def run(self) -> Outcome:
         """Let the runner work in the clone, until its deadline or a stop."""
-        job = _job(self._attempt, self._root, self._prompt, place=self._place, log=self._log)
+        job = _job(self._attempt, self._root, self._prompt, place=self._place, log=self._log, env=self._env())
         return make_runner(self._attempt.node.runner).run(
             job, PlainEnvironment(self._root, self._attempt.meter)
         )
@@ -151,6 +159,7 @@ class GitDesk:
             )
         ref = node_ref(run.id, node.id, self._attempt.claim.attempt)
         paths = ingest.ingest(self._store, recorded, ref, allowed=node.artifacts or None)
+        self._depot.share(recorded.commit, self._needs)
         return Delivery(commit=recorded.commit, paths=paths, base=self._base)
 
     def judge(self, delivery: Delivery) -> None:
@@ -165,7 +174,7 @@ class GitDesk:
             commands=node.acceptance,
             expect=node.expect,
             setup=self._attempt.plan.setup,
-            env=_env(self._attempt),
+            env=self._env(),
             data_dir=self._attempt.context.config.data_dir,
             scratch=self._place / "acceptance",
             deadline=self._deadline,
@@ -180,14 +189,24 @@ class GitDesk:
                 code="AF-ACCEPTANCE-001",
                 feedback=verdict.output,
             )
+        self._attempt.tests.update(verdict.tests)
 
     def close(self) -> None:
         """Remove the workspace; commits, logs and transcripts are kept elsewhere."""
+        if self._own:
+            self._own.close()
         clone.remove_tree(self._place)
+
+    def _env(self) -> dict[str, str]:
+        """The environment of every command of this attempt."""
+        if self._own is None:
+            raise RuntimeError("no surroundings before prepare")
+        attempt = self._attempt
+        return self._own.env(attempt.run.id, attempt.node.id, attempt.claim.attempt, attempt.node.env)
 
     def _provide_setup(self) -> None:
         terms = Terms(
-            _env(self._attempt), self._deadline, self._attempt.held.stop, self._run_dir / "logs" / "setup.log"
+            self._env(), self._deadline, self._attempt.held.stop, self._run_dir / "logs" / "setup.log"
         )
         setup.provide(
             self._store,
@@ -218,11 +237,6 @@ def _message(attempt: Attempt, outcome: Outcome) -> str:
     return f"{attempt.node.id}: {title}\n\n{trailer}\n"
 
 
-def _env(attempt: Attempt) -> dict[str, str]:
-    node = attempt.node
-    return surroundings(attempt.run.id, node.id, attempt.claim.attempt, node.env)
-
-
 def _job(
     attempt: Attempt,
     root: Path,
@@ -230,6 +244,7 @@ def _job(
     *,
     place: Path | None = None,
     log: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Job:
     node = attempt.node
     place = place or Path()
@@ -244,7 +259,7 @@ def _job(
         output=node.output,
         artifacts=node.artifacts,
         runner=node.runner,
-        env=_env(attempt),
+        env=env or surroundings(attempt.run.id, node.id, attempt.claim.attempt, node.env),
         deadline=attempt.held.deadline,
         log=log or place / "log",
         transcript=log.with_suffix(".transcript.jsonl") if log else place / "transcript",

@@ -7,9 +7,9 @@ deterministic, so two workers that merge the same commits make the same object.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -23,7 +23,8 @@ from agentflow.store.ledger import Claim
 from agentflow.store.records import INTEGRATE, NodeRecord
 from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context, current
-from agentflow.tasks.surroundings import surroundings
+from agentflow.tasks.surroundings import Surroundings
+from agentflow.transport import open_depot, send_logs
 from agentflow.workspace import acceptance, clone, merge
 from agentflow.workspace.store import Store
 
@@ -54,11 +55,14 @@ def integrate(self: Any, run_id: str, node_id: str = INTEGRATE) -> dict[str, Any
     claim = context.ledger.claim(
         run_id, node_id, worker=str(self.request.hostname), ttl_ms=context.config.lease_ttl_ms
     )
+    context.send_woken(run_id, claim.answer)
     if not claim.granted:
         raise Ignore
     with ATTEMPTS.holding(run_id, node_id, claim.fence, INTEGRATE_TIMEOUT_S) as held:
         try:
             closing = _conclude(context, run_id, held.stop, held.deadline)
+            folder = context.run_dir(run_id) / "logs"
+            send_logs(context.config, context.known(run_id).run, folder, "validation")
         except (InfraError, AttemptCancelled, OSError, *Unreachable) as error:
             return _again(context, run_id, claim, str(error))
         except AgentflowError as error:
@@ -99,7 +103,10 @@ def _close(context: Context, run_id: str, claim: Claim, closing: Closing) -> dic
     )
     if answer.head[0] == "superseded":
         raise Ignore
-    context.ledger.close(run_id, closing.state, result=closing.result, reason=closing.reason)
+    context.send_woken(run_id, answer)
+    closed = context.ledger.close(run_id, closing.state, result=closing.result, reason=closing.reason)
+    if closed:
+        context.send_woken(run_id, closed)
     clone.remove_tree(context.run_dir(run_id) / "work")
     return {"run": run_id, "node": INTEGRATE, "state": closing.state.value, "commit": closing.result}
 
@@ -120,12 +127,15 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     causes = [nodes[f] for f in failed if nodes[f].state is not NodeState.SKIPPED]
     if not run.repo:
         return _failed(causes) if failed else Closing(RunState.READY_TO_LAND)
-    store = Store.open(context.config.data_dir, run.project, Path(run.repo))
+    depot = open_depot(context.config, run)
+    store = depot.store
     commits = [nodes[n.id].commit for n in known.plan.nodes if nodes[n.id].commit]
     if run.onto:
         commits.append(run.onto)
+    depot.bring((run.base, *commits))
     merged = merge.merge_all(store, commits, run.base)
     store.keep(f"refs/agentflow/{run_id}/merged", merged)
+    depot.share(merged, commits or [run.base])
     if failed:
         return _failed(causes, merged)
     return _validate(context, run_id, store, merged, stop, deadline)
@@ -145,22 +155,23 @@ def _validate(
     plan = context.known(run_id).plan
     if not plan.validation:
         return Closing(RunState.READY_TO_LAND, merged)
-    scratch = context.run_dir(run_id) / "work" / "validation"
-    clone.remove_tree(scratch)
-    verdict = acceptance.judge(
-        store,
-        commit=merged,
-        base=context.known(run_id).run.base,
-        commands=plan.validation,
-        expect="green",
-        setup=plan.setup,
-        env=surroundings(run_id, INTEGRATE, 1, plan.env),
-        data_dir=context.config.data_dir,
-        scratch=scratch,
-        deadline=deadline,
-        stop=stop,
-        log=context.run_dir(run_id) / "logs" / "validation.log",
-    )
+    place = context.run_dir(run_id) / "work" / "validation"
+    clone.remove_tree(place)
+    with contextlib.closing(Surroundings(place, own_home=context.config.worker.own_home)) as own:
+        verdict = acceptance.judge(
+            store,
+            commit=merged,
+            base=context.known(run_id).run.base,
+            commands=plan.validation,
+            expect="green",
+            setup=plan.setup,
+            env=own.env(run_id, INTEGRATE, 1, plan.env),
+            data_dir=context.config.data_dir,
+            scratch=place / "acceptance",
+            deadline=deadline,
+            stop=stop,
+            log=context.run_dir(run_id) / "logs" / "validation.log",
+        )
     if verdict.ok:
         return Closing(RunState.READY_TO_LAND, merged)
     return Closing(RunState.FAILED, merged, f"validation: {verdict.reason}")

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from agentflow.canvas import chords
-from agentflow.canvas.routing import SYSTEM_QUEUE, queue_of
 from agentflow.errors import AgentflowError
 from agentflow.states import NodeState, RunState
+from agentflow.store import keys
 from agentflow.store.fleet import Fleet
 from agentflow.store.reading import RunNotFoundError
 from agentflow.store.records import INTEGRATE
@@ -44,6 +45,7 @@ class Reconciler:
         self._silent: set[tuple[str, str]] = set()
         self._next_look = 0.0
         self._unreadable: set[str] = set()
+        self._near: set[str] = set()
 
     def scan(self) -> None:
         """Watch the leases; when leading, put right what is wrong."""
@@ -55,6 +57,10 @@ class Reconciler:
             self._expire(lease)
         for run_id, answer in self._context.ledger.due():
             self._context.resend(run_id, answer)
+        self._count_slots()
+        for run_id in self._context.ledger.overdue():
+            log.info("run %s has been ready to land for an hour; others may have its paths", run_id)
+            self._context.send_woken(run_id, self._context.ledger.release(run_id))
         self._send_again()
         for run_id in self._context.ledger.open_runs():
             self._try(run_id, self._look_after)
@@ -62,6 +68,27 @@ class Reconciler:
     def resign(self) -> None:
         """Give up the lead when leaving."""
         self._fleet.resign(self._name)
+
+    def _count_slots(self) -> None:
+        """Note how many slots consume each queue; what waited for room that is there now is sent."""
+        ledger = self._context.ledger
+        slots: Counter[str] = Counter()
+        now_ms = ledger.now_ms()
+        alive = [worker for worker in ledger.workers() if not worker.is_dead(now_ms)]
+        for worker in alive:
+            # One that leaves still has what it runs, and that is counted as in flight.
+            count = max(worker.offered, worker.busy)
+            if worker.schema == keys.SCHEMA_VERSION and count:
+                slots.update(dict.fromkeys(worker.queues, count))
+        # Nobody on the register: this worker is only beginning, and the last count is the better one.
+        if slots:
+            self._context.send_woken("", ledger.set_capacity(slots))
+        self._fleet.prune(now_ms)
+        # What lies in the own queue of a dead worker is carried by nobody: it is sent again.
+        own = self._fleet.near()
+        self._near = {name for name in own if name in {worker.name for worker in alive}}
+        for name in own - self._near:
+            self._fleet.close_near(name)
 
     def _watch(self) -> list[Lease]:
         """Leases that have not moved for a whole TTL before the eyes of this process."""
@@ -116,12 +143,8 @@ class Reconciler:
 
     def _carried(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of the pairs whose message lies in one of its queue's ten lists."""
-        queues = set()
-        for run_id, node in pairs:
-            if node == INTEGRATE:
-                queues.add(SYSTEM_QUEUE)
-            else:
-                queues.add(queue_of(self._context.known(run_id).plan.by_id[node].role))
+        queues = {self._context.known(run_id).canvas.queue_of(node) for run_id, node in pairs}
+        queues.update(keys.NEAR_QUEUE + name for name in self._near)
         found: set[tuple[str, str]] = set()
         for name in queues:
             found |= self._fleet.waiting(name)
@@ -142,14 +165,15 @@ class Reconciler:
         )
         if state in (NodeState.SUCCEEDED, NodeState.FAILED):
             # Without a word of the integration itself: its workers died until it was given up.
-            ledger.close(run_id, RunState(closing or RunState.FAILED), result=result, reason=reason)
+            answer = ledger.close(run_id, RunState(closing or RunState.FAILED), result=result, reason=reason)
+            if answer:
+                self._context.send_woken(run_id, answer)
         elif (
             run.timeout_ms and ledger.now_ms() - run.since_ms > run.timeout_ms and run.state is RunState.OPEN
         ):
-            _, answer = ledger.control(
-                run_id, "cancel", f"the run's timeout of {run.timeout_ms / 1000:g} s passed"
-            )
-            self._context.resend(run_id, answer)
+            reason = f"the run's timeout of {run.timeout_ms / 1000:g} s passed"
+            _, cancelled = ledger.control(run_id, "cancel", reason)
+            self._context.resend(run_id, cancelled)
 
 
 def scan_safely(reconciler: Reconciler) -> None:

@@ -14,7 +14,7 @@ from agentflow.errors import ConflictError
 from agentflow.store.records import NodeRecord
 from agentflow.store.scripts import Answer
 from agentflow.tasks.claimed import Attempt
-from agentflow.tasks.desk import Delivery, repository
+from agentflow.tasks.desk import Delivery, depot_of
 from agentflow.workspace import merge
 
 
@@ -34,7 +34,9 @@ def check(attempt: Attempt, delivery: Delivery) -> str:
     seq = ledger.sequence(run_id)
     others = [n for n in ledger.settled(run_id) if n != attempt.node.id]
     records = [r for r in ledger.some_nodes(run_id, others).values() if r.commit]
-    store = repository(attempt)
+    depot = depot_of(attempt)
+    depot.bring([delivery.commit, *(r.commit for r in records)])
+    store = depot.store
     base = attempt.run.base
     clashing: list[NodeRecord] = []
     paths: set[str] = set()

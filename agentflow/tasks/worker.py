@@ -6,8 +6,6 @@ They run in any `celery -A agentflow worker`; nothing else has to be started.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -16,15 +14,19 @@ from celery import bootsteps, signals
 from celery.worker import state
 
 from agentflow.app import SYSTEM_QUEUE, get_app, queue
+from agentflow.config import Config
 from agentflow.errors import InfraError
-from agentflow.store import keys
+from agentflow.local import launching
 from agentflow.store.client import NO_ANSWER, Unreachable, check
 from agentflow.store.fleet import Fleet
+from agentflow.store.orders import OrderBook, configured_limits
+from agentflow.tasks import names
 from agentflow.tasks.attempt import DRAINED
 from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context, current
+from agentflow.tasks.departure import DEPARTURE, start_afresh
+from agentflow.tasks.heart import Heart
 from agentflow.tasks.maintenance import Reconciler, scan_safely
-from agentflow.tasks.roles import register
 
 log = logging.getLogger("agentflow.worker")
 
@@ -34,6 +36,10 @@ REFUSED_POOLS = ("gevent", "eventlet")
 RETRY_S = 2.0
 #: Seconds that attempts have to end once they were told to.
 RELEASE_S = 10.0
+#: Seconds that a beat which is under way has to end.
+LAST_BEAT_S = 2.0
+#: Seconds between two looks of a worker that waits for a drained fleet.
+WAIT_S = 0.5
 #: Seconds between two messages of task events.
 EVENTS_EVERY_S = 0.25
 
@@ -47,7 +53,8 @@ class AgentflowStep(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._every_role = not kwargs.get("queues")
+        self._heart: Heart | None = None
+        self._every_role = not choose_queues(parent.app, current().config)
         parent.app.amqp.queues.select_add(queue(SYSTEM_QUEUE))
         # Workers know of each other through the ledger; asking around costs a second at the start.
         parent.options.update(without_mingle=True, without_gossip=True)
@@ -65,28 +72,50 @@ class AgentflowStep(bootsteps.StartStopStep):
                     code="AF-INFRA-006",
                 )
             )
-        self._wait_for_ledger(context)
-        heart = Heart(context, parent, every_role=self._every_role)
+        self._patiently(lambda: self._enter(context, parent))
+        heart = self._heart
+        if heart is None:
+            return
         self._begin("renew", heart.beat, context.config.renew_ms / 1000)
         signals.worker_ready.connect(heart.ready, weak=False)
         if context.config.reconcile:
             reconciler = Reconciler(context, parent.hostname)
             self._begin("reconcile", lambda: scan_safely(reconciler), context.config.scan_ms / 1000)
 
-    def _wait_for_ledger(self, context: Context) -> None:
+    def _patiently(self, enter: Callable[[], None]) -> None:
         """Wait while Redis is away (it may be starting too); leave, saying why, when it cannot be used."""
         while True:
             try:
-                check(context.client, context.config.client_url())
-                agree_on_schema(context)
+                enter()
             except InfraError as error:
                 if error.code != NO_ANSWER:
                     leave(error)
                 log.warning("%s", error.explain())
-                self._stop.wait(RETRY_S)
-                state.maybe_shutdown()
+            except Unreachable as error:
+                log.warning("Redis is away: %s", error)
             else:
                 return
+            self._stop.wait(RETRY_S)
+            state.maybe_shutdown()
+
+    def _enter(self, context: Context, parent: Any) -> None:
+        """Be let in: by the server, the ledger's layout, whoever has our name, and the fleet's orders."""
+        check(context.client, context.config.client_url())
+        agree_on_schema(context)
+        self._heart = heart = Heart(context, parent, every_role=self._every_role)
+        names.take(context, parent.hostname, heart.token, self._look_up)
+        book = OrderBook(context.client)
+        while (orders := book.read()).drained:
+            heart.sign("waiting", f"the fleet is drained: {orders.reason}")
+            book.take_name(parent.hostname, heart.token)
+            self._look_up(WAIT_S)
+        context.ledger.default_limits(configured_limits(context.config))
+        heart.learn()
+
+    def _look_up(self, seconds: float) -> None:
+        """Sleep a little; raises what ends a worker that was told to leave meanwhile."""
+        self._stop.wait(seconds)
+        state.maybe_shutdown()
 
     def _begin(self, name: str, work: Callable[[], None], seconds: float) -> None:
         def loop() -> None:
@@ -103,21 +132,41 @@ class AgentflowStep(bootsteps.StartStopStep):
 
         Leases are renewed until the last attempt has ended; then the worker is off the register.
         """
+        del parent
         ATTEMPTS.close()
-        if not ATTEMPTS.wait_empty(current().config.grace_s):
+        if not DEPARTURE.wait(current().config.grace_s):
             ATTEMPTS.drain(DRAINED)
             ATTEMPTS.wait_empty(RELEASE_S)
         self._stop.set()
+        # A beat that is under way would put this worker on the register again.
+        for thread in self._threads:
+            thread.join(LAST_BEAT_S)
+        if self._heart is None:
+            return
         try:
-            fleet = Fleet(current().client)
-            fleet.forget(parent.hostname)
-            fleet.resign(parent.hostname)
+            self._heart.sign_off(DEPARTURE.reason or "it ended")
         except Unreachable:
             log.info("Redis is away; the register forgets this worker by itself")
 
     def terminate(self, parent: Any) -> None:
         """As `stop`."""
         self.stop(parent)
+
+
+def choose_queues(app: Any, config: Config) -> bool:
+    """Consume what `-Q` says, else what `worker.queues` says; False when neither says anything.
+
+    An alias of a role stands for the role's queue.
+    """
+    queues = app.amqp.queues
+    # Celery keeps `-Q` to itself; what is chosen by now is less than the whole table only when it was given.
+    given = () if set(queues.consume_from) == set(queues) else queues.consume_from
+    wanted = list(given or config.worker.queues)
+    if not wanted:
+        return False
+    names = dict.fromkeys(launching.resolve(name, config) for name in wanted)
+    queues.select([queues.add(queue(name)).name for name in names])
+    return True
 
 
 def leave(error: InfraError) -> NoReturn:
@@ -128,68 +177,7 @@ def leave(error: InfraError) -> NoReturn:
 
 def agree_on_schema(context: Context) -> None:
     """Raise `InfraError` when the ledger on this Redis has another layout than this worker knows."""
-    schema = Fleet(context.client).agree_on_schema()
-    if schema != keys.SCHEMA_VERSION:
-        raise InfraError(
-            f"the ledger has schema {schema}, this worker {keys.SCHEMA_VERSION}",
-            fix="upgrade the older side; running work stays safe meanwhile",
-            code="AF-INFRA-005",
-        )
-
-
-class Heart:
-    """One beat: renew every lease in one call, tell lost attempts to end, sign the register."""
-
-    def __init__(self, context: Context, worker: Any, *, every_role: bool) -> None:
-        self._context = context
-        self._worker = worker
-        self._every_role = every_role
-        self._fleet = Fleet(context.client)
-        self._is_ready = False
-
-    def ready(self, **_: Any) -> None:
-        """The worker consumes: from now on it is on the register."""
-        self._is_ready = True
-        self.beat()
-
-    def beat(self) -> None:
-        """Never raises: while Redis is away the leases are kept by the watchers' own patience."""
-        try:
-            self._renew()
-            if self._is_ready:
-                self._sign()
-                self._learn_roles()
-        except Unreachable as error:
-            log.warning("Redis is away: %s", error)
-        except Exception:
-            log.exception("this beat was given up")
-
-    def _renew(self) -> None:
-        lost = self._context.ledger.renew(ATTEMPTS.alive(), ttl_ms=self._context.config.lease_ttl_ms)
-        for key, why in lost.items():
-            ATTEMPTS.end(key, why)
-
-    def _sign(self) -> None:
-        self._fleet.register(
-            self._worker.hostname,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            slots=self._worker.concurrency,
-            roles=[q for q in self._worker.app.amqp.queues.consume_from if q != SYSTEM_QUEUE],
-            busy=len(ATTEMPTS),
-            now_ms=self._context.ledger.now_ms(),
-        )
-
-    def _learn_roles(self) -> None:
-        """A role that a run brought along (a project's own) gets its Celery task and queue here."""
-        app, consumer = self._worker.app, self._worker.consumer
-        if not self._every_role:
-            return
-        for role in self._fleet.roles() - set(app.amqp.queues.consume_from):
-            register(app, role)
-            app.amqp.queues.select_add(queue(role))
-            consumer.call_soon(consumer.update_strategies)
-            consumer.call_soon(consumer.add_task_queue, role)
+    Fleet(context.client).require_schema()
 
 
 class EventsInBatches(bootsteps.StartStopStep):
@@ -224,9 +212,16 @@ class EventsInBatches(bootsteps.StartStopStep):
 
 def _refuse_claims(*_: Any, **__: Any) -> None:
     """SIGTERM: what the pool still takes from the broker goes back to it."""
-    ATTEMPTS.close()
+    DEPARTURE.told()
+
+
+def _come_back(*_: Any, **__: Any) -> None:
+    """The worker has ended; one that left for its memory's sake begins anew."""
+    if DEPARTURE.again:
+        start_afresh()
 
 
 signals.worker_shutting_down.connect(_refuse_claims)
+signals.worker_shutdown.connect(_come_back)
 get_app().steps["worker"].add(AgentflowStep)
 get_app().steps["consumer"].add(EventsInBatches)

@@ -84,6 +84,8 @@ def _write_git_dir(git_dir: Path, store: Store, workspace: Workspace) -> None:
     (git_dir / "objects" / "info" / "alternates").write_text(f"{store.objects}\n")
     (git_dir / "HEAD").write_text(f"{workspace.base}\n")
     shutil.copy2(workspace.index, git_dir / "index")
+    if (store.git_dir / "shallow").exists():  # the agent's `git log` ends where the store's history does
+        shutil.copy2(store.git_dir / "shallow", git_dir / "shallow")
 
 
 def hide(root: Path, names: Sequence[str]) -> None:

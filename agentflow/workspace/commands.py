@@ -11,6 +11,8 @@ from agentflow.environment import Environment, PlainEnvironment, Stop
 from agentflow.errors import AttemptTimeout
 from agentflow.process import Completed
 
+#: The variable that tells an attempt's commands, which have a HOME of their own, the worker's.
+WORKER_HOME = "AGENTFLOW_WORKER_HOME"
 #: The end of a command's output that people and the next attempt are shown.
 TAIL_CHARS = 8_000
 

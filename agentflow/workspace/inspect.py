@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentflow.errors import InfraError, RepositoryError
-from agentflow.workspace.gitcmd import TIMEOUT_S, Git, base_env, is_branch_name, require_version
+from agentflow.workspace.gitcmd import TIMEOUT_S, Git, base_env, check_oid, is_branch_name, require_version
 from agentflow.workspace.objects import Reader
 from agentflow.workspace.trees import GITLINK, Counter
 
@@ -67,6 +67,16 @@ def check_repository(path: Path, base: str, target: str) -> RepoFacts:
 def git_dir_of(root: Path) -> Path:
     """The git directory of a repository's top directory (or of itself, if bare). Raises `RepositoryError`."""
     return _locate(root)[1]
+
+
+def clone_with(path: Path, commit: str) -> Path | None:
+    """The git directory of the repository that `path` is in, when it holds `commit`; else None."""
+    try:
+        git_dir = _locate(path)[1]
+    except RepositoryError:
+        return None
+    has = Git(git_dir).call("cat-file", "-e", f"{check_oid(commit)}^{{commit}}", ok=(0, 1, 128))
+    return git_dir if has.returncode == 0 else None
 
 
 def check_names(base: str, target: str) -> None:
@@ -212,6 +222,13 @@ def _check_tree(git: Git, commit: str) -> None:
             fix="use a base without LFS",
             code="AF-REPO-011",
         )
+
+
+def files_at(path: Path, base: str = "HEAD") -> list[str]:
+    """The files of a commit of the repository that holds `path`. Raises `RepositoryError`."""
+    root, git_dir, _ = _locate(path)
+    listed = Git(git_dir).out("ls-tree", "-r", "-z", "--name-only", "--full-tree", _resolve(root, base))
+    return [name for name in listed.split("\0") if name]
 
 
 def _names_lfs(git: Git, oid: str) -> bool:

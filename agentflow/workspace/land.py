@@ -60,10 +60,13 @@ def run_ref(run: str, name: str) -> str:
     return "/".join(["refs/agentflow/runs", ref_part(run), *parents, ref_part(last)])
 
 
-def publish(store: Store, user_git_dir: Path, run: str, refs: Mapping[str, str]) -> dict[str, str]:
+def publish(
+    store: Store, user_git_dir: Path, run: str, refs: Mapping[str, str], *, base: str = ""
+) -> dict[str, str]:
     """Bring commits into the user's repository and name them by hidden refs; returns their full names.
 
-    `refs` are names as for `run_ref`. Harmless when it is done again. Raises `InfraError`.
+    `refs` are names as for `run_ref`; `base` is what they are built on, when the repository has it.
+    Harmless when it is done again. Raises `InfraError`.
     """
     named = {run_ref(run, name): check_oid(commit) for name, commit in refs.items()}
     if not named:
@@ -71,7 +74,7 @@ def publish(store: Store, user_git_dir: Path, run: str, refs: Mapping[str, str])
     user = Git(user_git_dir)
     missing = _missing(user, sorted(set(named.values())))
     if missing:
-        _send(store, user, missing)
+        _send(store, user, missing, base)
     user.call("update-ref", "--stdin", data="".join(f"update {n} {c}\n" for n, c in named.items()).encode())
     return named
 
@@ -82,13 +85,13 @@ def _missing(user: Git, commits: list[str]) -> list[str]:
     return [c for c, answer in zip(commits, answers, strict=True) if answer.endswith(" missing")]
 
 
-def _send(store: Store, user: Git, commits: list[str]) -> None:
+def _send(store: Store, user: Git, commits: list[str], base: str) -> None:
     """Pack what the user's repository lacks and index it there; git checks every object and link.
 
     What the user's refs reach need not be sent; what they do not reach might be collected at any time.
     """
     known = user.out("for-each-ref", "--format=%(objectname)").split()
-    held = _held(store, known)
+    held = _held(store, [*filter(None, [base]), *known])
     wanted = "".join([*(f"{c}\n" for c in commits), "--not\n", *(f"{c}\n" for c in held)]).encode()
     with tempfile.TemporaryFile(dir=store.git_dir) as pack:
         options = ("--revs", "--stdout", "-q", "--delta-base-offset", "--threads=1")

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from agentflow.errors import AttemptError, InfraError
 from agentflow.workspace import clone, commands
-from agentflow.workspace.commands import Terms
+from agentflow.workspace.commands import WORKER_HOME, Terms
 from agentflow.workspace.store import Store, locked
 
 #: Changes when the way of making a setup changes; older ones are made again.
@@ -85,8 +85,11 @@ def _make(store: Store, spec: SetupSpec, base_commit: str, place: Path, terms: T
     clone.remove_tree(place)
     place.mkdir(parents=True)
     workspace = clone.prepare(store, base_commit, place / "tree")
+    # It is made once for all attempts, by the project's own word: with the worker's HOME, where the keys
+    # of package registries are, not with that of the attempt which happens to be the first.
+    shared = {"HOME": terms.env[WORKER_HOME]} if WORKER_HOME in terms.env else {}
     for command in spec.commands:
-        done = commands.run(command, workspace.root, terms, {})
+        done = commands.run(command, workspace.root, terms, shared)
         if not done.ok:
             raise AttemptError(
                 f"setup failed: {commands.named(command)} ended with {commands.how_it_ended(done)}",

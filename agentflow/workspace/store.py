@@ -63,7 +63,7 @@ class Store:
         if line not in _lines(alternates):
             git_dir.parent.mkdir(parents=True, exist_ok=True)
             with locked(git_dir.with_suffix(".lock")):
-                _create(git_dir)
+                create_bare(git_dir)
                 known = _lines(alternates)
                 if line not in known:
                     write_atomically(alternates, "".join(f"{one}\n" for one in [*known, line]))
@@ -168,7 +168,7 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _create(git_dir: Path) -> None:
+def create_bare(git_dir: Path) -> None:
     """Make an empty bare repository, whole or not at all."""
     if git_dir.exists():
         return

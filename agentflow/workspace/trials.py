@@ -13,6 +13,8 @@ from agentflow.workspace import commands, junit
 from agentflow.workspace.commands import Terms
 from agentflow.workspace.store import write_atomically
 
+#: Variables that differ between attempts and decide nothing.
+_OF_ONE_ATTEMPT = ("HOME", "TMPDIR")
 #: Test ids named in one message.
 _NAMED_MAX = 10
 
@@ -96,7 +98,11 @@ class TrialCache:
         """The file of one trial."""
         if self.folder is None:
             return None
-        own = {name: text for name, text in env.items() if not name.startswith("AGENTFLOW_")}
+        own = {
+            name: text
+            for name, text in env.items()
+            if name not in _OF_ONE_ATTEMPT and not name.startswith("AGENTFLOW_")
+        }
         task = env.get("AGENTFLOW_NODE") if any("{task}" in word for word in command) else None
         key = json.dumps([tree, list(command), setup, own, task], sort_keys=True)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"

@@ -141,7 +141,9 @@ def test_events_are_ndjson_on_stdout_and_the_rest_is_on_stderr(cli: Cli) -> None
     done = cli.run("run", "--events")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [e["kind"] for e in events if e.get("node") == "a"][-1] == "node.settled"
-    assert events[-1]["kind"] in {"run.finished", "run.landed"}
+    assert [e["kind"] for e in events].count("run.finished") == 1
+    assert (events[-1]["kind"], events[-1]["state"]) == ("run.finished", "landed")
+    assert {e["v"] for e in events} == {1}
     assert "landed on" in done.stderr
     assert "a  running" not in done.stderr
 

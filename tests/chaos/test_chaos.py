@@ -204,7 +204,7 @@ def check_nothing_left(found: Stage) -> None:
         assert not client.exists(key), key
     queues = ["implementer", "agentflow.system"]
     wait_until(lambda: sum(Fleet(client).queue_lengths(queues).values()) == 0, what="queues empty")
-    allowed = {keys.SCHEMA, keys.RUNS, keys.EVENTS, keys.ROLES}
+    allowed = keys.PERMANENT
     forever = {key for key in client.scan_iter(count=1000) if client.ttl(key) == -1}
     assert {key for key in forever - allowed if not key.startswith(KOMBU)} == set()
 

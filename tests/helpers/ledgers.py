@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+
+import pytest
 
 from agentflow.states import TERMINAL, NodeState
 from agentflow.store import keys
@@ -22,8 +26,15 @@ def open_run(
     max_concurrent: int = 0,
     on_failure: str = "continue",
     run_id: str = RUN,
+    roles: Mapping[str, str] | None = None,
+    queues: Mapping[str, str] | None = None,
+    exclusive: Sequence[str] = (),
+    priorities: Mapping[str, int] | None = None,
 ) -> None:
-    """Open a run whose nodes all have role `worker` and wake in the order given."""
+    """Open a run whose nodes have role `worker` unless `roles` says else, and wake in the order given.
+
+    `priorities`: 0 is the most important, which is what nodes have that are not in it.
+    """
     children: dict[str, list[str]] = {node: [] for node in parents}
     for node, its in parents.items():
         for parent in its:
@@ -34,22 +45,23 @@ def open_run(
     specs = [
         NodeSpec(
             id=node,
-            role="worker",
+            role=(roles or {}).get(node, "worker"),
             parents=list(its),
             children=children[node],
             locks=(locks or {}).get(node, ()),
             role_limit=role_limit,
-            order=float(index),
+            order=(priorities or {}).get(node, 0) * 1e6 + index,
             optional=node in optional,
+            queue=(queues or {}).get(node, ""),
         )
         for index, (node, its) in enumerate(parents.items())
     ]
-    specs.append(NodeSpec(INTEGRATE, INTEGRATE, sinks, (), tolerant=True))
-    ledger.open_run(
-        {"id": run_id, "feature": "f", "max_concurrent": max_concurrent, "on_failure": on_failure},
-        specs,
-        "{}",
-    )
+    specs.append(NodeSpec(INTEGRATE, INTEGRATE, sinks, (), tolerant=True, queue="agentflow.system"))
+    run: dict[str, str | int] = {
+        "id": run_id, "feature": "f", "project": "p", "max_concurrent": max_concurrent, "on_failure": on_failure,
+        "exclusive": json.dumps(list(exclusive)) if exclusive else "",
+    }  # fmt: skip
+    ledger.open_run(run, specs, "{}")
 
 
 def states(ledger: Ledger, run_id: str = RUN) -> dict[str, str]:
@@ -68,7 +80,10 @@ def validate_run(ledger: Ledger, run_id: str = RUN) -> None:
     assert run.nodes_left == len(left)
     assert set(ledger.ready(run_id)) == {n.id for n in nodes.values() if n.state is NodeState.READY}
     parked = set(ledger.client.zrange(keys.part(run_id, "parked"), 0, -1))
-    assert parked == {n.id for n in nodes.values() if n.state is NodeState.PARKED}
+    waiting = set(ledger.client.zrange(keys.part(run_id, "waiting"), 0, -1))
+    assert not parked & waiting
+    assert parked | waiting == {n.id for n in nodes.values() if n.state is NodeState.PARKED}
+    assert waiting == {n for n in nodes if ledger.fields(run_id, n, "wide") == ("1",)}
     woken = {n for n in nodes if ledger.fields(run_id, n, "woken") == ("1",)}
     assert run.running == len(running | woken)
     holders = {v for k, v in ledger.client.hgetall(keys.part(run_id, "locks")).items() if k.startswith("w:")}
@@ -82,3 +97,74 @@ def validate_run(ledger: Ledger, run_id: str = RUN) -> None:
             assert not unsettled, f"{node.id} is {node.state} before {unsettled}"
         if node.state is NodeState.PENDING:
             assert unsettled, f"{node.id} waits for nothing"
+
+
+def validate_fleet(ledger: Ledger) -> None:
+    """What the runs have in common agrees with what each of them says, between any two transitions."""
+    flight: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
+    hungry: dict[str, Counter[str]] = {}
+    ranks: dict[str, dict[str, float]] = {}
+    for run_id in ledger.open_runs():
+        waits: Counter[str] = Counter()
+        for node in ledger.nodes(run_id).values():
+            queue, woken, wide = ledger.fields(run_id, node.id, "queue", "woken", "wide")
+            if node.state is NodeState.RUNNING or woken == "1":
+                flight.update(("fleet", f"role:{node.role}", f"queue:{queue}"))
+            elif node.state is NodeState.READY:
+                hungry.setdefault(queue, Counter())[run_id] += 1
+            if wide == "1":
+                waits[f"{node.role}|{queue}"] += 1
+        assert _counts(ledger, keys.part(run_id, "waits")) == waits
+        waiting += waits
+        in_flight, served = ledger.client.hmget(keys.run(run_id), "in_flight", "served_ms")
+        for name in waits:
+            rank = int(in_flight) * 2**40 + max(0, int(served or 0) - 1_600_000_000_000)
+            ranks.setdefault(name, {})[run_id] = rank
+    assert ledger.in_flight() == flight, "what is in flight is the sum over the runs"
+    assert _counts(ledger, keys.WAITING) == waiting
+    for name in keys.PREFIX + "hungry:", keys.WAITING + ":":
+        known = {name + part for part in (hungry if "hungry" in name else ranks)}
+        assert set(ledger.client.scan_iter(name + "*")) == known
+    for queue, runs in hungry.items():
+        assert _counts(ledger, keys.hungry(queue)) == runs
+    for name, runs_ in ranks.items():
+        assert dict(ledger.client.zrange(f"{keys.WAITING}:{name}", 0, -1, withscores=True)) == pytest.approx(
+            runs_
+        )
+    _validate_holders(ledger)
+    _validate_nobody_forgotten(ledger, hungry)
+
+
+def _counts(ledger: Ledger, key: str) -> dict[str, int]:
+    return {name: int(count) for name, count in ledger.client.hgetall(key).items()}
+
+
+def _validate_holders(ledger: Ledger) -> None:
+    """Exclusive runs of a project never hold overlapping paths."""
+    held = [
+        (run.id, path)
+        for run in ledger.runs()
+        if ledger.client.hget(keys.run(run.id), "holds") == "1"
+        for path in json.loads(ledger.client.hget(keys.run(run.id), "exclusive"))
+    ]
+    for one, path in held:
+        for other, theirs in held:
+            assert one == other or not overlap(path, theirs), f"{one} and {other} hold {path} and {theirs}"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether one path is the other or lies below it ('' is the whole tree)."""
+    return "" in (one, other) or one == other or one.startswith(other + "/") or other.startswith(one + "/")
+
+
+def _validate_nobody_forgotten(ledger: Ledger, hungry: Mapping[str, Counter[str]]) -> None:
+    """While nothing runs and no message is under way, nobody is left to wake what waits."""
+    if hungry or ledger.in_flight():
+        return
+    capacity = ledger.capacity()
+    for run_id in ledger.open_runs():
+        state, exclusive = ledger.client.hmget(keys.run(run_id), "state", "exclusive")
+        queues = {name.partition("|")[2] for name in _counts(ledger, keys.part(run_id, "waits"))}
+        served = {q for q in queues if not capacity or capacity.get(q)}
+        assert state != "open" or exclusive or not served, f"{run_id} waits for room that is there"

@@ -1,4 +1,7 @@
-"""The ledger under any order of calls: invariants hold after each, and every run can be driven to its end."""
+"""The ledger under any order of calls: invariants hold after each, and every run can be driven to its end.
+
+Two runs share a fleet whose limits, slots and locks change under them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 import redis
-from helpers.ledgers import RUN, open_run, validate_run
+from helpers.ledgers import open_run, validate_fleet, validate_run
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,12 +21,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from agentflow.states import TERMINAL, NodeState
+from agentflow.states import CLOSED, TERMINAL, NodeState, RunState
+from agentflow.store import keys
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import INTEGRATE
 
-NODES = ["n0", "n1", "n2", "n3", "n4", "n5"]
+RUNS = ["one", "two"]
+NODES = ["n0", "n1", "n2", "n3", "n4"]
 PATHS = ["", "src", "src/a", "src/a/x.py", "src/b", "docs"]
+ROLES = ["coder", "tester"]
+QUEUES = ["coder", "tester", "shared"]
+Key = tuple[str, str]
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -35,78 +43,120 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.client.flushall()
         self.ledger = Ledger(self.client)
-        self.held: dict[str, int] = {}
-        self.old: list[tuple[str, int]] = []
+        self.held: dict[Key, int] = {}
+        self.old: list[tuple[Key, int]] = []
 
-    @initialize(data=st.data(), limit=st.integers(0, 3), role_limit=st.integers(0, 2))
-    def open(self, data, limit, role_limit):
-        parents = {
-            node: sorted(data.draw(st.sets(st.sampled_from(NODES[:i]), max_size=2))) if i else []
-            for i, node in enumerate(NODES)
-        }
-        locks = {n: data.draw(st.lists(st.sampled_from(PATHS), max_size=1)) for n in NODES}
-        optional = data.draw(st.sets(st.sampled_from(NODES), max_size=2))
-        stop = data.draw(st.sampled_from(["continue", "stop"]))
-        open_run(
-            self.ledger, parents, locks=locks, optional=sorted(optional), role_limit=role_limit,
-            max_concurrent=limit, on_failure=stop,
-        )  # fmt: skip
+    @initialize(data=st.data())
+    def open(self, data):
+        for run in RUNS:
+            parents = {
+                node: sorted(data.draw(st.sets(st.sampled_from(NODES[:i]), max_size=2))) if i else []
+                for i, node in enumerate(NODES)
+            }
+            roles = {n: data.draw(st.sampled_from(ROLES)) for n in NODES}
+            open_run(
+                self.ledger, parents, run_id=run, roles=roles,
+                queues={n: data.draw(st.sampled_from([roles[n], roles[n], "shared"])) for n in NODES},
+                locks={n: data.draw(st.lists(st.sampled_from(PATHS), max_size=1)) for n in NODES},
+                optional=sorted(data.draw(st.sets(st.sampled_from(NODES), max_size=2))),
+                role_limit=data.draw(st.integers(0, 2)), max_concurrent=data.draw(st.integers(0, 3)),
+                on_failure=data.draw(st.sampled_from(["continue", "stop"])),
+                priorities={n: data.draw(st.integers(0, 1)) for n in NODES},
+                exclusive=data.draw(st.lists(st.sampled_from(PATHS[1:]), max_size=1)),
+            )  # fmt: skip
 
-    @rule(node=st.sampled_from([*NODES, INTEGRATE]))
-    def claim(self, node):
-        taken = self.ledger.claim(RUN, node, worker="w", ttl_ms=60_000)
+    @rule(run=st.sampled_from(RUNS), node=st.sampled_from([*NODES, *NODES, INTEGRATE]))
+    def claim(self, run, node):
+        woken = self.ledger.fields(run, node, "woken") == ("1",)
+        taken = self.ledger.claim(run, node, worker="w", ttl_ms=60_000)
         if taken.granted:
-            assert node not in self.held
-            self.held[node] = taken.fence
+            assert (run, node) not in self.held
+            self.held[run, node] = taken.fence
+            if not woken and node != INTEGRATE:
+                self.is_within_limits(self.ledger.node(run, node).role)
 
-    def _drop(self, data) -> tuple[str, int]:
-        node = data.draw(st.sampled_from(sorted(self.held)))
-        fence = self.held.pop(node)
-        self.old.append((node, fence))
-        return node, fence
+    def is_within_limits(self, role):
+        limits, flight = self.ledger.limits(), self.ledger.in_flight()
+        for name in ("fleet", f"role:{role}"):
+            assert flight[name] <= limits.get(name, 1000), name
+
+    def _drop(self, data) -> tuple[str, str, int]:
+        key = data.draw(st.sampled_from(sorted(self.held)))
+        fence = self.held.pop(key)
+        self.old.append((key, fence))
+        return *key, fence
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), ok=st.booleans(), path=st.sampled_from(PATHS[2:]))
     def settle(self, data, ok, path):
-        node, fence = self._drop(data)
+        run, node, fence = self._drop(data)
         state = NodeState.SUCCEEDED if ok else NodeState.FAILED
-        answer = self.ledger.settle(RUN, node, fence, state, commit="c" if ok else "", paths=[path])
+        answer = self.ledger.settle(run, node, fence, state, commit="c" if ok else "", paths=[path])
         assert answer.head[0] == "settled"
+        if node == INTEGRATE:
+            self.ledger.close(run, RunState.READY_TO_LAND if ok else RunState.FAILED)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), path=st.sampled_from(PATHS[2:]))
     def settle_optimistically(self, data, path):
-        node, fence = self._drop(data)
-        seq = self.ledger.sequence(RUN)
+        run, node, fence = self._drop(data)
+        seq = self.ledger.sequence(run)
         arguments = {"commit": "c", "paths": [path], "seq": seq}
-        answer = self.ledger.settle(RUN, node, fence, NodeState.SUCCEEDED, **arguments)
+        answer = self.ledger.settle(run, node, fence, NodeState.SUCCEEDED, **arguments)
         if answer.head[0] == "locked":
             facts = {"locks": f'["{path}"]'}
-            again = self.ledger.requeue(RUN, node, fence, reason=answer.head[1], park=True, facts=facts)
+            again = self.ledger.requeue(run, node, fence, reason=answer.head[1], park=True, facts=facts)
             assert again.head[0] == "requeued"
+        elif node == INTEGRATE:
+            self.ledger.close(run, RunState.READY_TO_LAND)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), counter=st.sampled_from(["failures", "losses", ""]), delay=st.sampled_from([0, 1]))
     def come_back(self, data, counter, delay):
-        node, fence = self._drop(data)
-        self.ledger.requeue(RUN, node, fence, reason="again", counter=counter, delay_ms=delay)
+        run, node, fence = self._drop(data)
+        self.ledger.requeue(run, node, fence, reason="again", counter=counter, delay_ms=delay)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), most=st.sampled_from([1, 10]))
+    def expire(self, data, most):
+        run, node, fence = self._drop(data)
+        self.ledger.expire(run, node, fence, max_losses=most)
+        if node == INTEGRATE and most == 1:
+            self.ledger.close(run, RunState.FAILED)
 
     @precondition(lambda self: self.old)
     @rule(data=st.data())
     def a_late_worker_is_refused(self, data):
-        node, fence = data.draw(st.sampled_from(self.old))
-        assert self.ledger.settle(RUN, node, fence, NodeState.SUCCEEDED).head[0] == "superseded"
-        assert self.ledger.requeue(RUN, node, fence, reason="late").head[0] == "superseded"
-        assert self.ledger.renew([(RUN, node, fence)], ttl_ms=1) == {(RUN, node, fence): "lost"}
+        (run, node), fence = data.draw(st.sampled_from(self.old))
+        assert self.ledger.settle(run, node, fence, NodeState.SUCCEEDED).head[0] == "superseded"
+        assert self.ledger.requeue(run, node, fence, reason="late").head[0] == "superseded"
+        assert self.ledger.renew([(run, node, fence)], ttl_ms=1) == {(run, node, fence): "lost"}
 
-    @rule(verb=st.sampled_from(["drain", "continue", "continue", "limit"]))
-    def control(self, verb):
-        self.ledger.control(RUN, verb, "2" if verb == "limit" else "")
+    @rule(run=st.sampled_from(RUNS), verb=st.sampled_from(["drain", "continue", "continue", "limit"]))
+    def control(self, run, verb):
+        self.ledger.control(run, verb, "2" if verb == "limit" else "")
 
-    @rule(sure=st.integers(0, 9))
-    def cancel(self, sure):
+    @rule(run=st.sampled_from(RUNS), sure=st.integers(0, 9))
+    def cancel(self, run, sure):
         if sure == 0:
-            self.ledger.control(RUN, "cancel")
+            self.ledger.control(run, "cancel")
+
+    @rule(run=st.sampled_from(RUNS), verb=st.sampled_from(["reopen", "land", "release"]))
+    def afterwards(self, run, verb):
+        if verb == "reopen":
+            self.ledger.reopen(run)
+        elif verb == "land":
+            self.ledger.close(run, RunState.LANDED)
+        elif self.ledger.is_closed(run):
+            self.ledger.release(run)
+
+    @rule(name=st.sampled_from(["fleet", "role:coder", "role:tester"]), slots=st.integers(0, 3))
+    def limit(self, name, slots):
+        self.ledger.set_limit(name, slots)
+
+    @rule(slots=st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 3)))
+    def workers_come_and_go(self, slots):
+        self.ledger.set_capacity(slots)
 
     @rule()
     def due(self):
@@ -114,27 +164,45 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds(self):
-        if self.client.exists(f"af:run:{RUN}"):
-            validate_run(self.ledger)
+        for run in RUNS:
+            if self.client.exists(keys.run(run)):
+                validate_run(self.ledger, run)
+        validate_fleet(self.ledger)
 
     def teardown(self):
-        """However it came here, running what is ready ends the run: no wake-up was lost."""
-        if not self.client.exists(f"af:run:{RUN}"):
-            return
-        self.ledger.control(RUN, "continue")
-        for node, fence in self.held.items():
-            self.ledger.settle(RUN, node, fence, NodeState.SUCCEEDED)
-        for _ in range(40):
+        """However it came here, running what is ready ends both runs: no wake-up was lost."""
+        runs = [r for r in RUNS if self.client.exists(keys.run(r))]
+        self.ledger.set_capacity(dict.fromkeys(QUEUES, 1))
+        for run in runs:
+            self.ledger.control(run, "continue")
+            self.ledger.close(run, RunState.LANDED)
+        for (run, node), fence in self.held.items():
+            self.end(run, node, fence)
+        for _ in range(80):
             self.ledger.due()
-            for node in self.ledger.ready(RUN):
-                taken = self.ledger.claim(RUN, node, worker="w", ttl_ms=60_000)
-                if taken.granted:
-                    self.ledger.settle(RUN, node, taken.fence, NodeState.SUCCEEDED)
-            validate_run(self.ledger)
-            nodes = self.ledger.nodes(RUN).values()
-            if all(n.state in TERMINAL for n in nodes):
+            for run in runs:
+                for node in self.ledger.ready(run):
+                    taken = self.ledger.claim(run, node, worker="w", ttl_ms=60_000)
+                    if taken.granted:
+                        self.end(run, node, taken.fence)
+                    validate_fleet(self.ledger)
+            if all(self.ledger.run(run).state in CLOSED for run in runs):
+                self.nothing_is_left(runs)
                 return
-        raise AssertionError({n.id: (n.state, n.reason) for n in nodes})
+        left = [n for run in runs for n in self.ledger.nodes(run).values() if n.state not in TERMINAL]
+        raise AssertionError([(n.id, n.state, n.reason) for n in left])
+
+    def end(self, run, node, fence):
+        self.ledger.settle(run, node, fence, NodeState.SUCCEEDED)
+        if node == INTEGRATE:
+            self.ledger.close(run, RunState.READY_TO_LAND)
+            self.ledger.close(run, RunState.LANDED)
+
+    def nothing_is_left(self, runs):
+        for run in runs:
+            self.ledger.release(run)
+        left = {key for key in self.client.scan_iter("af:*") if self.client.ttl(key) == -1}
+        assert left <= keys.PERMANENT
 
 
 @pytest.mark.parametrize("examples", [40])
@@ -144,7 +212,7 @@ def test_any_order_of_calls(redis_client, examples):
         machine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=25,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

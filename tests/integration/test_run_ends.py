@@ -8,7 +8,7 @@ from helpers.ledgers import RUN, open_run, states
 from helpers.wait import wait_until
 from helpers.workers import noop_plan, stage
 
-from agentflow import Spec, Task, runs
+from agentflow import Spec, Task, plan, runs
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
@@ -94,7 +94,7 @@ def test_work_that_waited_for_a_lock_and_then_clashes_is_done_again_on_top(redis
     with stage(redis_url, tmp_path / "home") as found:
         (tmp_path / "home").mkdir(exist_ok=True)
         found.start()
-        run = runs.submit(runs._checked(spec, found.config, ""), config=found.config, repo=place)
+        run = runs.submit(plan(spec, config=found.config).spec, config=found.config, repo=place)
         wait_until(lambda: found.ledger.node(run, "owner").state is NodeState.RUNNING, timeout=20)
         wait_until(lambda: found.ledger.node(run, "free").state is NodeState.PARKED, timeout=20)
         go.touch()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentflow.cli import live, text
+from agentflow.cli.lines import Line, Look, padded
 from agentflow.monitor import INTEGRATE, Event, NodeRecord, NodeStatus, RunRecord, RunStatus, waits_for
 from agentflow.states import NodeState, RunState
 
@@ -38,31 +41,68 @@ def test_failures_come_first_and_every_waiting_node_says_for_what() -> None:
         node("models", NodeState.SUCCEEDED, attempt=2, started_ms=NOW - 50_000, ended_ms=NOW - 45_000),
         node("api", NodeState.RUNNING, attempt=2, started_ms=NOW - 12_400, parents=("models",)),
         node("docs", NodeState.PENDING, parents=("models", "api")),
-        node("seed", NodeState.PARKED, reason="waits for the lock on src/shop held by api"),
+        node("seed", NodeState.PARKED, reason="lock: src/shop is held for api"),
+        node("more", NodeState.PARKED, reason="role limit: 2 backend at a time"),
         node("tests", NodeState.FAILED, attempt=3, reason="2 tests are red"),
         node("later", NodeState.READY),
     )
     head, *rows = plain(seen)
     assert "Discounts" in head
-    assert "2/6 done · 1 failed · 1 running · 2 waiting" in head
+    assert "2/7 done · 1 failed · 1 running · 3 waiting" in head
     assert "1:01" in head
-    assert [row.split()[1] for row in rows] == ["tests", "api", "seed", "later", "docs", "models"]
+    assert [row.split()[1] for row in rows] == ["tests", "api", "seed", "more", "later", "docs"]
     assert "failed after 3 attempts: 2 tests are red" in rows[0]
     assert "running 12 s, attempt 2" in rows[1]
-    assert "waits for the lock on src/shop held by api" in rows[2]
-    assert "waits for a free slot" in rows[3]
-    assert "waits for api" in rows[4]
-    assert "models" not in rows[4]
-    assert "succeeded in 5.0 s, attempt 2" in rows[5]
+    assert "waits for the lock: src/shop is held for api" in rows[2]
+    assert "waits for room: role limit of 2 backend at a time" in rows[3]
+    assert "waits for a free slot" in rows[4]
+    assert "waits for api" in rows[5]
+    assert "models" not in rows[5]
+    gone = live.permanent(seen.nodes[0], NOW, width=100)
+    assert gone.plain.split()[1:3] == ["models", "backend"]
+    assert gone.plain.endswith("succeeded in 5.0 s, attempt 2")
 
 
-def test_what_does_not_fit_is_counted() -> None:
+def test_a_queue_that_nobody_serves_is_named() -> None:
+    ready = node("a", NodeState.READY)
+    assert waits_for(ready, {}, "gpu") == "ready, but no worker serves queue gpu"
+
+
+def test_the_last_failures_are_pinned_and_what_does_not_fit_is_counted() -> None:
     nodes = [node(f"n{i}", NodeState.PENDING, parents=("x",)) for i in range(50)]
-    lines = plain(status(*nodes, node("bad", NodeState.FAILED, attempt=1)), height=10, notice="draining")
-    assert len(lines) == 9
-    assert "bad" in lines[1]
-    assert lines[-2] == "  … and 45 pending"
+    bad = [node(f"bad{i}", NodeState.FAILED, attempt=1, ended_ms=i) for i in range(5)]
+    lines = plain(status(*nodes, *bad), height=14, notice="draining")
+    assert len(lines) < 14
+    assert [line.split()[1] for line in lines[1:4]] == ["bad4", "bad3", "bad2"]
+    shown = sum(1 for line in lines if " n" in line and "waits" in line)
+    assert lines[-2] == f"  … and {50 - shown} pending"
     assert lines[-1] == "draining"
+
+
+def test_shards_are_counted_and_each_worker_s_is_named() -> None:
+    seen = status(
+        node("a1", NodeState.SUCCEEDED), node("a2", NodeState.SUCCEEDED),
+        node("b1", NodeState.SUCCEEDED), node("b2", NodeState.RUNNING, worker="w1", started_ms=NOW),
+        node("c1", NodeState.RUNNING, worker="w2", started_ms=NOW), node("c2", NodeState.PENDING),
+    )  # fmt: skip
+    seen = replace(seen, shards={"a1": "1", "a2": "1", "b1": "2", "b2": "2", "c1": "3", "c2": "3"})
+    lines = plain(seen)
+    assert "1/3 shards" in lines[0]
+    assert lines[-1] == "shards  w1: 2; w2: 3"
+    assert "1/3 shards" in live.heartbeat(seen)
+
+
+def test_who_serves_stands_below() -> None:
+    seen = replace(status(node("a", NodeState.READY)), fleet="1 process (1 idle), 0/8 slots taken")
+    assert plain(seen)[-1] == "workers 1 process (1 idle), 0/8 slots taken"
+
+
+def test_the_heartbeat_says_what_runs_and_what_waits() -> None:
+    running = [node(f"r{i}", NodeState.RUNNING, started_ms=NOW - 20_000) for i in range(6)]
+    line = live.heartbeat(status(*running, node("p", NodeState.PARKED, reason="lock: a is held for r0")))
+    assert line.startswith("    61.0s  run  0/7 done · 6 running · 1 waiting")
+    assert "running: r0 (20 s), r1 (20 s), r2 (20 s), r3 (20 s) and 2 more" in line
+    assert "waiting: p (waits for the lock: a is held for r0)" in line
 
 
 @given(
@@ -71,22 +111,57 @@ def test_what_does_not_fit_is_counted() -> None:
     width=st.integers(1, 120),
     reason=st.text(max_size=200),
     ascii_only=st.booleans(),
+    colours=st.booleans(),
 )
 def test_never_taller_or_wider_than_the_terminal(
-    states: list[NodeState], height: int, width: int, reason: str, *, ascii_only: bool
+    states: list[NodeState], height: int, width: int, reason: str, *, ascii_only: bool, colours: bool
 ) -> None:
-    nodes = [node(f"n{i}", state, reason=reason) for i, state in enumerate(states)]
-    lines = live.view(status(*nodes), width=width, height=height, notice=reason, ascii_only=ascii_only)
-    assert len(lines) < height
-    assert all(line.cell_len <= width for line in lines)
-    assert all("\n" not in line.plain and "\x1b" not in line.plain for line in lines)
+    nodes = [node(f"n{i}", state, reason=reason, worker=reason) for i, state in enumerate(states)]
+    look = Look(ascii_only=ascii_only, colours=colours, weights=colours)
+    seen = replace(status(*nodes), shards={"n0": reason, "n1": "x"}, fleet="1 process")
+    lines = live.view(seen, width=width, height=height, notice=reason, look=look)
+    lines += [live.permanent(n, NOW, width=width, look=look) for n in seen.nodes]
+    assert len(lines) - len(nodes) < height
+    for line in lines:
+        assert line.cell_len <= width
+        assert "\n" not in line.plain
+        assert "\x1b" not in line.plain
+        assert not ascii_only or line.plain.isascii()
+        assert text.clean(line.ansi(look)) == line.plain
 
 
 def test_in_ascii_no_sign_is_left_that_an_old_terminal_cannot_show() -> None:
     nodes = [node(f"n{i}", state) for i, state in enumerate(NodeState)]
-    lines = plain(status(*nodes), ascii_only=True, height=6)
+    lines = plain(status(*nodes), look=Look(ascii_only=True), height=10)
     assert all(line.isascii() for line in lines)
     assert len({text.symbol(state, ascii_only=True) for state in NodeState}) == len(NodeState)
+    assert "✓" not in text.plain_ascii("".join(text.symbol(s, ascii_only=False) for s in NodeState))
+
+
+@pytest.mark.parametrize(
+    ("environ", "codes"),
+    [
+        ({"TERM": "xterm"}, {"1", "31", "36"}),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, {"1"}),
+        ({"TERM": "xterm", "NO_COLOR": ""}, {"1", "31", "36"}),
+        ({"TERM": "dumb"}, set()),
+        ({}, set()),
+    ],
+)
+def test_colours_follow_the_terminal_and_no_color(environ: dict[str, str], codes: set[str]) -> None:
+    look = Look.of(environ, ascii_only=False, terminal=True)
+    seen = status(node("a", NodeState.FAILED, attempt=1), node("b", NodeState.RUNNING, started_ms=NOW))
+    sent = "".join(line.ansi(look) for line in live.view(seen, width=80, height=24, look=look))
+    assert {code for found in re.findall(r"\x1b\[([0-9;]*)m", sent) for code in found.split(";")} - {
+        "0",
+        "2",
+    } == codes
+
+
+def test_a_wide_character_is_never_cut_in_two() -> None:
+    line = Line("実装する", "bold")
+    assert [line.cut(width).plain for width in (8, 7, 4, 1)] == ["実装する", "実装す…", "実…", "…"]
+    assert padded("実装", 3) == "実 "
 
 
 def test_the_integration_appears_when_it_can_run() -> None:
@@ -143,7 +218,11 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_a_stream_that_cannot_show_our_signs_gets_ascii() -> None:
     assert text.is_ascii_only(io.TextIOWrapper(io.BytesIO(), encoding="ascii"), {})
     assert not text.is_ascii_only(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), {})
-    assert text.is_ascii_only(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), {"TERM": "dumb"})
+    utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    assert text.is_ascii_only(utf8, {"TERM": "dumb"})
+    assert text.is_ascii_only(utf8, {"TERM": "linux"})
+    assert text.is_ascii_only(utf8, {"TERM": "xterm", "LC_ALL": "C"})
+    assert not text.is_ascii_only(utf8, {"TERM": "xterm", "LC_ALL": "de_DE.UTF-8"})
 
 
 def test_status_names_each_node_once() -> None:

@@ -56,6 +56,11 @@ VALID = [
     with_task(acceptance=["pytest -q", ["sh", "-c", "a | b"]], expect="red_then_green"),
     with_task(timeout=1.5, retries=0, retry_delay=0, optional=True, runner={"type": "noop", "seconds": 0}),
     with_task(title=None, timeout=None, runner=None, env={}),
+    with_task(for_each=["a", 1], shards=3, queue="gpu", shard="s"),
+    spec(for_each={"items": ["a"]}, shards=1, queue="gpu", policy={"exclusive": True}),
+    {"feature": "f", "chain": [TASK], "for_each": ["a"]},
+    spec(strategy="pipeline", stages=[{"stage": "s", "agents": ["docs"], "parallel": False}]),
+    spec(strategy="hybrid", rules=[{"condition": "tasks > 5", "strategy": "pipeline", "agents": ["qa"]}]),
 ]
 INVALID = [
     [],
@@ -126,6 +131,26 @@ INVALID = [
     with_task(title=""),
     with_task(promt="x"),
     spec(tasks=[{"id": "a"}]),
+    spec(for_each=[]),
+    spec(for_each={"item": ["a"]}),
+    spec(for_each="a"),
+    with_task(for_each=["a", "a"]),
+    with_task(for_each=[None]),
+    with_task(for_each=[1.5]),
+    with_task(for_each=[""]),
+    with_task(shards=0),
+    with_task(shards=10_001),
+    with_task(shards=True),
+    with_task(queue="A b"),
+    {"feature": "f", "chain": []},
+    spec(strategy="fast"),
+    spec(stages=[]),
+    spec(stages=[{"stage": "s", "agents": []}]),
+    spec(stages=[{"stage": "s", "agents": ["docs"], "parallel": 1}]),
+    spec(stages=[{"agents": ["docs"]}]),
+    spec(rules=[{"condition": "true"}]),
+    spec(rules=[{"strategy": "hybrid"}]),
+    spec(rules=[{"strategy": "pipeline", "condition": "x" * 501}]),
     spec(tasks=["a"]),
 ]
 
@@ -158,17 +183,12 @@ def test_what_is_not_built_is_in_the_schema_and_refused_by_the_model():
     }
     assert fields == {
         ("Spec", "budget"),
-        ("Spec", "strategy"),
-        ("Spec", "stages"),
         ("Spec", "hooks"),
-        ("Policy", "exclusive"),
         ("Task", "budget"),
         ("Task", "complexity"),
-        ("Task", "for_each"),
     }
     for data in [
         spec(budget={"usd": 1}),
-        with_task(for_each=[1]),
         with_task(output="effect"),
         spec(policy={"on_failure": "rollback"}),
         with_task(artifacts=[{"path": "a", "mode": "append"}]),
@@ -181,7 +201,7 @@ def test_what_is_not_built_is_in_the_schema_and_refused_by_the_model():
 def test_every_field_says_what_it_is():
     for name, definition in [
         ("Spec", SCHEMA),
-        *((n, d) for n, d in SCHEMA["$defs"].items() if n in {"Task", "Policy", "Setup"}),
+        *((n, d) for n, d in SCHEMA["$defs"].items() if n in {"Task", "Policy", "Setup", "Stage", "Rule"}),
     ]:
         missing = [field for field, value in definition["properties"].items() if not value.get("description")]
         assert not missing, name
@@ -224,7 +244,8 @@ def test_the_models_import_neither_celery_nor_a_client():
 def test_the_reference_names_every_field_and_which_are_not_built():
     lines = (Path(__file__).parents[2] / "docs/spec.md").read_text().splitlines()
     for model, definition in [("Spec", SCHEMA), *SCHEMA["$defs"].items()]:
-        prefix = {"Policy": "policy.", "Setup": "setup."}.get(model, "")
+        prefixes = {"Policy": "policy.", "Setup": "setup.", "Stage": "stages.", "Rule": "rules."}
+        prefix = prefixes.get(model, "")
         for name, field in definition["properties"].items():
             rows = [
                 line

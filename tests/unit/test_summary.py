@@ -51,11 +51,13 @@ def test_a_red_validation_says_how_to_look_at_the_merged_tree() -> None:
     assert any("git worktree add --detach ../merged refs/agentflow/runs/r1/merged" in line for line in said)
 
 
-def test_many_failures_are_counted() -> None:
+def test_of_many_failures_each_is_named() -> None:
     nodes = {f"n{i}": NodeResult(state="failed", role="x", attempts=1, seconds=0) for i in range(30)}
     said = lines(state="failed", failed_nodes=tuple(nodes), nodes=nodes)
     assert len([line for line in said if line.startswith("  failed:")]) == summary.FAILED_SHOWN
-    assert "  … and 20 more" in said
+    assert "  failed too: " + ", ".join(f"n{i}" for i in range(10, 30)) in said
+    many = {f"n{i}": nodes["n0"] for i in range(200)}
+    assert lines(state="failed", failed_nodes=tuple(many), nodes=many)[-3].endswith("n99 and 100 more")
 
 
 def test_a_run_without_model_calls_has_no_bill() -> None:

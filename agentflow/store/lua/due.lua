@@ -5,7 +5,7 @@ local node = ARGV[2]
 local state = redis.call('HGET', nkey(node), 'state')
 redis.call('ZREM', 'af:delayed', ARGV[1] .. '|' .. node)
 if not from(state or '', ARGV[3]) then return answer({'superseded', state or 'unknown'}) end
-make_ready(node)
+offer(node)
 ready[#ready + 1] = node
 emit('node.ready', node, 'ready', redis.call('HGET', nkey(node), 'attempt'))
 return answer({'ready', 'ready'})

@@ -1,6 +1,7 @@
--- Locks of a run, shared by every script (loaded after lib.lua).
--- Locks: a hash with `w:<path>` -> holder and `i:<path>` -> number of holders below that path.
--- The path '' is the whole tree. Cost is the depth of the path.
+-- Locks on paths, shared by every script (loaded after lib.lua).
+-- A table of locks is a hash (`where`) with `w:<path>` -> holder and `i:<path>` -> number of holders below
+-- that path. The path '' is the whole tree. Cost is the depth of the path. A run has a table for its nodes,
+-- a project one for its exclusive runs.
 local function ancestors(path)
   local out = {}
   local at = path
@@ -11,30 +12,54 @@ local function ancestors(path)
   return out
 end
 
-local function lock_conflict(node, path)
-  local holder = redis.call('HGET', part('locks'), 'w:' .. path)
-  if holder and holder ~= node then return holder end
+local function lock_conflict(where, who, path)
+  local holder = redis.call('HGET', where, 'w:' .. path)
+  if holder and holder ~= who then return holder end
   for _, up in ipairs(ancestors(path)) do
-    holder = redis.call('HGET', part('locks'), 'w:' .. up)
-    if holder and holder ~= node then return holder end
+    holder = redis.call('HGET', where, 'w:' .. up)
+    if holder and holder ~= who then return holder end
   end
-  local below = redis.call('HGET', part('locks'), 'i:' .. path)
-  if below and tonumber(below) > 0 then return '?' end
+  local below = redis.call('HGET', where, 'i:' .. path)
+  if below and tonumber(below) > 0 then
+    local prefix = path == '' and 'w:' or 'w:' .. path .. '/'
+    local all = redis.call('HGETALL', where)
+    for i = 1, #all, 2 do
+      if string.sub(all[i], 1, #prefix) == prefix and all[i + 1] ~= who then return all[i + 1] end
+    end
+  end
   return false
-end
-
-local function holder_below(path)
-  local prefix = path == '' and 'w:' or 'w:' .. path .. '/'
-  local all = redis.call('HGETALL', part('locks'))
-  for i = 1, #all, 2 do
-    if string.sub(all[i], 1, #prefix) == prefix then return all[i + 1] end
-  end
-  return '?'
 end
 
 local function overlap(a, b)
   return a == b or a == '' or b == '' or string.sub(a, 1, #b + 1) == b .. '/'
     or string.sub(b, 1, #a + 1) == a .. '/'
+end
+
+local function overlap_any(these, those)
+  for _, one in ipairs(these) do
+    for _, other in ipairs(those) do
+      if overlap(one, other) then return other end
+    end
+  end
+  return false
+end
+
+local function acquire(where, who, paths)
+  for _, path in ipairs(paths) do
+    redis.call('HSET', where, 'w:' .. path, who)
+    for _, up in ipairs(ancestors(path)) do redis.call('HINCRBY', where, 'i:' .. up, 1) end
+  end
+end
+
+local function release(where, who, paths)
+  for _, path in ipairs(paths) do
+    if redis.call('HGET', where, 'w:' .. path) == who then
+      redis.call('HDEL', where, 'w:' .. path)
+      for _, up in ipairs(ancestors(path)) do
+        if redis.call('HINCRBY', where, 'i:' .. up, -1) <= 0 then redis.call('HDEL', where, 'i:' .. up) end
+      end
+    end
+  end
 end
 
 local function wants(node)
@@ -46,43 +71,54 @@ end
 -- The holder or earlier waiter that keeps `node` from its locks, and the path; nil when it may have them.
 local function blocked(node, mine)
   for _, path in ipairs(mine) do
-    local holder = lock_conflict(node, path)
-    if holder then
-      if holder == '?' then holder = holder_below(path) end
-      return holder, path
-    end
+    local holder = lock_conflict(part('locks'), node, path)
+    if holder then return holder, path end
   end
-  local arrival = redis.call('ZSCORE', part('lockwait'), node) or '+inf'
-  local earlier = redis.call('ZRANGEBYSCORE', part('lockwait'), '-inf', arrival == '+inf' and arrival or '(' .. arrival)
-  for _, other in ipairs(earlier) do
+  if #mine == 0 then return nil end
+  local arrival = redis.call('ZSCORE', part('lockwait'), node)
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', part('lockwait'), '-inf', arrival and '(' .. arrival or '+inf')) do
     if other ~= node then
-      for _, theirs in ipairs(wants(other)) do
-        for _, path in ipairs(mine) do
-          if overlap(theirs, path) then return other, path end
-        end
-      end
+      local path = overlap_any(wants(other), mine)
+      if path then return other, path end
     end
   end
   return nil
 end
 
-local function acquire(node, mine)
-  for _, path in ipairs(mine) do
-    redis.call('HSET', part('locks'), 'w:' .. path, node)
-    for _, up in ipairs(ancestors(path)) do redis.call('HINCRBY', part('locks'), 'i:' .. up, 1) end
-  end
+-- The table of the run's project: which exclusive run holds what, and the order in which they came.
+local function project_key(name)
+  return 'af:project:' .. (redis.call('HGET', RUN, 'project') or '') .. ':' .. name
 end
 
-local function release(node, mine)
+-- Why an exclusive run may not begin, '' when it may: then it holds all of its artifacts from here on.
+-- All or nothing and in order of arrival: a run that holds one part never waits for another, and an earlier
+-- one that waits is passed only where the two do not touch.
+local function barred()
+  local r = redis.call('HMGET', RUN, 'exclusive', 'holds')
+  if not r[1] or r[1] == '' or r[2] == '1' then return '' end
+  local mine, where, line = cjson.decode(r[1]), project_key('locks'), project_key('wait')
   for _, path in ipairs(mine) do
-    if redis.call('HGET', part('locks'), 'w:' .. path) == node then
-      redis.call('HDEL', part('locks'), 'w:' .. path)
-      for _, up in ipairs(ancestors(path)) do
-        if redis.call('HINCRBY', part('locks'), 'i:' .. up, -1) <= 0 then
-          redis.call('HDEL', part('locks'), 'i:' .. up)
-        end
-      end
-    end
+    local holder = lock_conflict(where, RUN_ID, path)
+    if holder then return 'exclusive: ' .. (path == '' and '**' or path) .. ' is held by run ' .. holder end
   end
+  for _, other in ipairs(redis.call('ZRANGE', line, 0, -1)) do
+    if other == RUN_ID then break end
+    local o = redis.call('HMGET', 'af:run:' .. other, 'exclusive', 'state')
+    local path = o[2] == 'open' and overlap_any(cjson.decode(o[1] or '[]'), mine)
+    if path then return 'exclusive: ' .. (path == '' and '**' or path) .. ' is next for run ' .. other end
+  end
+  acquire(where, RUN_ID, mine)
+  redis.call('ZREM', line, RUN_ID)
+  redis.call('HSET', RUN, 'holds', 1)
+  return ''
 end
 
+-- Give back what an exclusive run holds, or its place in the line.
+local function unbar()
+  local r = redis.call('HMGET', RUN, 'exclusive', 'holds')
+  if not r[1] or r[1] == '' then return end
+  if r[2] == '1' then release(project_key('locks'), RUN_ID, cjson.decode(r[1])) end
+  redis.call('HSET', RUN, 'holds', 0)
+  redis.call('ZREM', project_key('wait'), RUN_ID)
+  redis.call('ZREM', 'af:holding', RUN_ID)
+end

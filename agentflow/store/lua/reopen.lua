@@ -9,7 +9,7 @@ redis.call('HSET', RUN, 'state', 'open', 'reason', '', 'result', '', 'closed_ms'
 redis.call('HINCRBY', RUN, 'generation', 1)
 redis.call('SADD', 'af:open', ARGV[1])
 redis.call('PERSIST', RUN)
-for _, name in ipairs({'plan', 'open', 'ready', 'parked', 'lockwait', 'locks', 'writers', 'roles', 'settled', 'texts', 'events'}) do
+for _, name in ipairs(PARTS) do
   redis.call('PERSIST', part(name))
 end
 local again, left = {}, 0
@@ -28,16 +28,21 @@ for _, node in ipairs(order) do
     for _, parent in ipairs(cjson.decode(redis.call('HGET', nkey(node), 'parents'))) do
       if again[parent] then waits = waits + 1 end
     end
-    redis.call('HSET', nkey(node), 'state', 'pending', 'parents_left', waits, 'reason', '', 'woken', 0,
+    redis.call('HSET', nkey(node), 'state', 'pending', 'parents_left', waits, 'reason', '', 'woken', 0, 'wide', 0,
       'failures', 0, 'losses', 0, 'conflicts', 0, 'ended_ms', 0, 'pending_commit', '', 'closing', '', 'result', '')
     redis.call('HINCRBY', nkey(node), 'fence', 1)
     redis.call('SADD', part('open'), node)
     if waits == 0 and (left == 1 or redis.call('HGET', nkey(node), 'tolerant') ~= '1') then
-      make_ready(node)
+      offer(node)
       ready[#ready + 1] = node
     end
   end
 end
 redis.call('HSET', RUN, 'nodes_left', left)
+-- An exclusive run holds what it has until it lands; one that gave it back stands in line again.
+if (redis.call('HGET', RUN, 'exclusive') or '') ~= '' then
+  redis.call('ZREM', 'af:holding', ARGV[1])
+  if redis.call('HGET', RUN, 'holds') ~= '1' then redis.call('ZADD', project_key('wait'), T[1] * 1e6 + T[2], ARGV[1]) end
+end
 emit('run.reopened', '', 'open')
 return answer({'reopened', 'open'})

@@ -46,8 +46,8 @@ elseif delay > 0 then
   emit('node.delayed', node, 'delayed', n[3], reason)
 else
   state = 'ready'
-  make_ready(node)
   redis.call('HSET', nkey(node), 'woken', 0)
+  offer(node)
   ready[#ready + 1] = node
   emit(counter == 'losses' and 'node.lost' or 'node.retry', node, 'ready', n[3], reason)
 end

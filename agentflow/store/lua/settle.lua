@@ -15,7 +15,7 @@ if state == 'succeeded' and ARGV[9] ~= '' and #paths > 0 then
   local seq = redis.call('HGET', RUN, 'seq') or '0'
   if seq ~= ARGV[9] then return answer({'moved', seq}) end
   for _, path in ipairs(paths) do
-    local holder = lock_conflict(node, path)
+    local holder = lock_conflict(part('locks'), node, path)
     if holder then return answer({'locked', 'lock: ' .. path .. ' is held for ' .. holder}) end
   end
 end

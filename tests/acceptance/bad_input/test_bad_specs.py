@@ -41,7 +41,63 @@ BAD = {
     ),
     "duplicate id": (TASKS + OK + OK, "4:8: AF-SPEC-023: the id is that of task 1 too (got 'a')"),
     "duplicate key": (with_line("prompt: y"), "7:3: AF-SPEC-007: the key 'prompt' stands here twice"),
-    "not built yet": (with_line("for_each: [1]"), "7:13: AF-SPEC-090: this field is not built yet"),
+    "not built yet": (with_line("complexity: high"), "7:15: AF-SPEC-090: this field is not built yet"),
+    "need against the stages": (
+        TASKS + OK + "- {id: t, role: qa, prompt: x}\n- {id: c, role: api, prompt: x, needs: [a, t]}\n"
+        "stages: [{stage: make, agents: [backend, api]}, {stage: try, agents: [qa]}]\n",
+        "5:44: AF-SPEC-062: 'c' is of the stage make, and 't' of the later stage try (got 't')",
+    ),
+    "need against the stages, through a task of none": (
+        TASKS + "- {id: t, role: qa, prompt: x}\n- {id: d, role: docs, prompt: x, needs: [t]}\n"
+        "- {id: c, role: api, prompt: x, needs: [d]}\nstrategy: pipeline\n",
+        "5:41: AF-SPEC-062: 'c' is of the stage implement, and 't' of the later stage test (got 'd')",
+    ),
+    "role of two stages": (
+        TASKS + OK + "stages:\n- {stage: make, agents: [backend]}\n- {stage: try, agents: [qa, server]}\n",
+        "6:29: AF-SPEC-063: the role backend stands in the stage make already (got 'server')",
+    ),
+    "two stages of one name": (
+        TASKS + OK + "stages:\n- {stage: make, agents: [qa]}\n- {stage: make, agents: [api]}\n",
+        "6:11: AF-SPEC-063: two stages have this name (got 'make')",
+    ),
+    "unknown role of a stage": (
+        TASKS + OK + "stages: [{stage: make, agents: [bakend]}]\n",
+        "4:33: AF-SPEC-020: there is no such role (got 'bakend')\n    fix: did you mean 'backend'?",
+    ),
+    "stages of no pipeline": (
+        TASKS + OK + "strategy: concurrent\nstages: [{stage: make, agents: [backend]}]\n",
+        "5:9: AF-SPEC-063: stages have no effect when the strategy is concurrent",
+    ),
+    "bad condition": (
+        TASKS + OK + "rules:\n- {strategy: pipeline, condition: tasks > lots}\n",
+        "5:35: AF-SPEC-064: the condition cannot be read at its character 9: 'tasks' is compared with",
+    ),
+    "condition that is code": (
+        TASKS + OK + "rules: [{strategy: pipeline, condition: \"__import__('os').getcwd() == 'x'\"}]\n",
+        "4:41: AF-SPEC-064: the condition cannot be read at its character 1: '__import__' is nothing",
+    ),
+    "too many shards": (
+        TASKS
+        + OK
+        + "- {id: b, role: docs, prompt: x, shards: 9999}\n- {id: c, role: docs, prompt: x, shards: 9}\n",
+        "4:34: AF-SPEC-061: the feature would have 10,009 tasks, and at most 10,000 are run",
+    ),
+    "for_each within a chain": (
+        "feature: f\nfor_each: [x]\nchain:\n- {id: a, role: docs, prompt: x, for_each: [y]}\n",
+        "4:34: AF-SPEC-060: a task of a chain has no for_each of its own",
+    ),
+    "unknown need of a repeated task": (
+        with_line("needs: [aa]\n  for_each: [x, y]"),
+        "7:11: AF-SPEC-021: there is no such task (got 'aa')",
+    ),
+    "bad path made of an item": (
+        with_line('for_each: [ok, ../x]\n  artifacts: ["src/{item}.py"]'),
+        "8:15: AF-SPEC-030: the path leaves the repository",
+    ),
+    "text that grows": (
+        with_line(f"for_each: [{', '.join(f'x{n}' for n in range(5000))}]\n  title: '{'{item}' * 5000}'"),
+        "AF-SPEC-061: the feature would have more than 33,554,432 characters",
+    ),
     "artifact ../x": (artifact("../x"), "7:15: AF-SPEC-030: the path leaves the repository (got '../x')"),
     "artifact a/../../x": (artifact("a/../../x"), "AF-SPEC-030: the path leaves the repository"),
     "artifact /etc/x": (artifact("/etc/x"), "AF-SPEC-030: the path is absolute (got '/etc/x')"),
