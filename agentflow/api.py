@@ -15,15 +15,17 @@ from typing import Any
 from agentflow import drafting, graph, runs
 from agentflow.canvas.plan import Plan, PlanNode, make_plan
 from agentflow.config import Config, load_config
-from agentflow.errors import Problem, SpecError
+from agentflow.errors import Problem, RepositoryError, SpecError
 from agentflow.local import service
 from agentflow.monitor import Monitor, RunStatus
 from agentflow.places import Source, Unreadable, read_yaml
 from agentflow.results import RunResult
 from agentflow.runs import SubmitOptions
+from agentflow.spec import lines
 from agentflow.spec.checks import check_spec, resolve
 from agentflow.spec.models import Spec, Task
 from agentflow.spec.reader import load_spec, parse_spec
+from agentflow.spec.writer import write_spec
 from agentflow.states import CLOSED
 from agentflow.store.records import Event
 from agentflow.watching import Watch
@@ -31,6 +33,7 @@ from agentflow.watching import Watch
 __all__ = ["Planned", "plan", "result", "run", "shutdown", "status", "submit", "watch"]
 
 _SPEC_KEYS = frozenset({"tasks", "chain", "steps", "agents", "actors"})
+FILE_ENDINGS = frozenset({".yaml", ".yml", ".json"})
 #: Runs that this process has submitted, and watches that it has begun, for `shutdown`.
 _submitted: dict[str, Config] = {}
 _watches: list[Watch] = []
@@ -88,9 +91,10 @@ def plan(
     check: bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> Planned:
-    """What would be run: of tasks, a spec, a feature file (`Path`), the text of one, or words.
+    """What would be run: of tasks, a spec, a feature file (`Path`, or its name), the text of one, or words.
 
-    Words go to the planner's model, with the text of `files`. `strategy` and `stages` replace the spec's.
+    Words are a line (`review a.py AND test a.py`) or a wish; wishes go to the planner's model, with the text
+    of `files`. `strategy` and `stages` replace the spec's.
     Raises `SpecError` with everything that is wrong (with `check=False` they are kept in `problems`),
     `PlanningError` when no plan came of the words.
     """
@@ -120,14 +124,31 @@ def _spec_of(
     """The spec that is meant, and its text when it has one."""
     if isinstance(source, Spec):
         return source, ""
+    if isinstance(source, str) and Path(source).suffix in FILE_ENDINGS and len(source.split()) == 1:
+        source = repo / source
     if isinstance(source, Path):
         return load_spec(source, config), source.read_text("utf-8")
     if not isinstance(source, str):
         return Spec(feature=feature, tasks=tuple(source)), ""
-    if _is_spec(source):
-        return parse_spec(source, name="the text", config=config), source
+    text = source if _is_spec(source) else _text_of_line(source, repo, config)
+    if text:
+        return parse_spec(text, name="the text", config=config), text
     drafted = drafting.draft(source, config=config, repo=repo, files=files, tell=tell)
     return drafted.spec, drafted.yaml
+
+
+def _text_of_line(text: str, repo: Path, config: Config) -> str:
+    """The feature file that a line of verbs means; '' for any other words."""
+    said, known = lines.words_of([text]), _known_files(repo)
+    return write_spec(lines.line_data(said, known, config)) if lines.is_line(said, known, config) else ""
+
+
+def _known_files(repo: Path) -> frozenset[str]:
+    """What is committed there; nothing where there is no repository (a run will say so)."""
+    try:
+        return frozenset(runs.files_of(repo))
+    except RepositoryError:
+        return frozenset()
 
 
 def _is_spec(text: str) -> bool:

@@ -28,7 +28,7 @@ from agentflow.states import RunState
 #: Seconds that a plan may take, repairs included.
 PLAN_TIMEOUT_S = 900.0
 #: What needs no model, for every error that says that one is missing.
-WITHOUT_MODEL = "write a feature file instead (`agentflow init` writes one to start from)"
+WITHOUT_MODEL = "start without one: `agentflow plan --template fullstack`, or `agentflow init`"
 
 
 class PlanningError(AgentflowError):
@@ -68,9 +68,9 @@ def draft(
     spec = _spec(words, config, files)
     service.ensure(config, worker=False)
     run_id = runs.submit(spec, config=config, repo=repo, tell=tell)
-    service.ensure(config)
-    say(f"planning: run {run_id}")
     try:
+        service.ensure(config)
+        say(f"planning: run {run_id}")
         for event in runs.follow(run_id, config=config):
             if event.kind in ("node.retry", "node.delayed", "node.lost") and event.reason:
                 say(f"planning: {event.reason}")

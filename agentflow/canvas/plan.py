@@ -18,9 +18,9 @@ from agentflow.canvas.routing import decide_queue, priority_of
 from agentflow.config import Config
 from agentflow.errors import UsageError
 from agentflow.spec.artifacts import lock_path
+from agentflow.spec.built import expanded
 from agentflow.spec.models import Setup, Spec, Task
 from agentflow.spec.ordering import Order, order_of
-from agentflow.spec.repeats import expanded
 
 Command = tuple[str, ...]
 DEFAULT_TIMEOUT_S = 1800.0

@@ -111,7 +111,7 @@ def _of_line(words: Sequence[Word], known: frozenset[str], config: Config, optio
     from agentflow.spec.writer import write_spec
 
     data = lines.line_data(words, known, config)
-    written = write_spec(data, header=["From the line:", f"  {data['feature']}"])
+    written = write_spec(data, header=[f"From the line: {data['feature']}"])
     spec = parse_spec(written, name="the line", config=config, changes=_changes(options, known))
     return Asked(spec, written)
 

@@ -34,12 +34,13 @@ class Strategy(StrEnum):
 AskedArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[FILE | ROLE WORDS | LINE | WORDS]",
+        metavar="FILE | ROLE WORDS | LINE | WORDS",
         help="A feature file (feature.yaml); a role and words; 'review a.py AND test a.py'; "
         "or what is to be built, for the planner.",
         show_default=False,
     ),
 ]
+OnlyOption = Annotated[list[str] | None, typer.Option(help="Only this node and what it needs (repeatable).")]
 FilesOption = Annotated[
     list[str] | None,
     typer.Option("--files", metavar="FILE,...", help="Files that every task reads; with --shards: its part."),
@@ -63,9 +64,7 @@ def plan(
     ctx: typer.Context,
     asked: AskedArgument = None,
     *,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this node and what it needs (repeatable).")
-    ] = None,
+    only: OnlyOption = None,
     template: Annotated[
         str | None,
         typer.Option(help="Start from fullstack, microservices, refactor or bugfix; needs no model."),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentflow.cli import asking, outputs, planning, render_plan, text
+from agentflow.cli import run_options as wanted
 from agentflow.cli.options import (
     EventsOption,
     JsonOption,
@@ -60,35 +61,21 @@ def run(
     asked: planning.AskedArgument = None,
     *,
     files: planning.FilesOption = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this node and what it needs (repeatable).")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Nodes at once.")] = None,
-    parallel: Annotated[
-        bool, typer.Option("--parallel/--no-parallel", help="--no-parallel: one node at a time (-j 1).")
-    ] = True,
-    runner: Annotated[str | None, typer.Option(help="The configured runner of tasks that name none.")] = None,
+    only: planning.OnlyOption = None,
+    jobs: wanted.JobsOption = None,
+    parallel: wanted.ParallelOption = True,
+    runner: wanted.RunnerOption = None,
     strategy: planning.StrategyOption = None,
     shards: planning.ShardsOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Run what was planned without asking.")] = False,
-    timeout: Annotated[str | None, typer.Option(help="Longest time of the whole run: 90s, 10m, 1h.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and return at once.")] = False,
-    sandbox: Annotated[
-        str, typer.Option(help="auto, or off: agents may then run commands with your rights.")
-    ] = "auto",
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="Let the workers of the team's Redis carry it.")
-    ] = False,
-    redis: Annotated[
-        str | None, typer.Option("--redis", metavar="URL", help="The team's Redis (as --redis-url).")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Start so many worker processes here first.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write results and proposal as files there.")
-    ] = None,
+    yes: wanted.YesOption = False,
+    timeout: wanted.TimeoutOption = None,
+    dry_run: wanted.DryRunOption = False,
+    detach: wanted.DetachOption = False,
+    sandbox: wanted.SandboxOption = "auto",
+    distributed: wanted.DistributedOption = False,
+    redis: wanted.RedisOption = None,
+    workers: wanted.WorkersOption = None,
+    out: wanted.OutOption = None,
     progress: ProgressOption = Progress.AUTO,
     land: LandOption = True,
     events: EventsOption = False,
@@ -137,7 +124,7 @@ def start_workers(config: Config, workers: int) -> None:
     from agentflow import fleet, runs
 
     runs.transport_for(config, distributed=True)
-    names = fleet.spawn(config, workers)
+    names = fleet.spawn(config, workers, wait=True)
     text.say(f"{len(names)} worker processes started here: {', '.join(names)}")
 
 

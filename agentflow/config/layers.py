@@ -61,6 +61,8 @@ class Layers:
         names = self._role_names(values)
         self._merge(values, names)
         for path, below in _leaves(node, ()):
+            if not path:  # the file is an empty mapping
+                continue
             key = ".".join(_renamed(path, names))
             self.origins[key] = f"{origin}:{below.line}"
             self._places[key] = (file, below.line, below.col)

@@ -58,14 +58,19 @@ def spawn(
 
 
 def await_workers(config: Config, names: Sequence[str], *, timeout_s: float = START_S) -> None:
-    """Return when these workers serve. Raises `InfraError` when one does not within `timeout_s`."""
+    """Return when these workers serve. Raises `InfraError` when one dies at its start, or does not serve
+    within `timeout_s`.
+    """
     ledger, deadline = runs.open_ledger(config), time.monotonic() + timeout_s
     while missing := set(names) - {worker.name for worker in ledger.workers()}:
-        if time.monotonic() > deadline:
+        kept = service.supervised(config)
+        died = missing - {worker["name"] for worker in (kept.workers if kept else ())}
+        if died or time.monotonic() > deadline:
+            told = "died at their start" if died else f"have not come up within {timeout_s:.0f} s"
             raise InfraError(
-                f"{len(missing)} of {len(names)} workers have not come up within {timeout_s:.0f} s",
+                f"{len(died or missing)} of {len(names)} workers {told}",
                 why=service.last_words(config),
-                fix="the log says why; `agentflow workers` shows those that serve",
+                fix="the log says why; they are tried again, `agentflow workers` shows those that serve",
                 code="AF-FLEET-006",
             )
         time.sleep(LOOK_S)

@@ -7,7 +7,6 @@ the same pass as the models find theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -16,10 +15,11 @@ from agentflow.errors import Problem, SpecError
 from agentflow.explain import PROBLEMS_LOOKED_AT, did_you_mean
 from agentflow.places import Location, Source, show
 from agentflow.spec.artifacts import twin_key
+from agentflow.spec.built import by_path, data_of, expanded, tree
 from agentflow.spec.findings import Found, TaskRow, items_of
 from agentflow.spec.models import Spec
 from agentflow.spec.ordering_checks import check_order
-from agentflow.spec.repeats import data_of, expand, expanded, tree
+from agentflow.spec.repeats import expand
 
 Place = Callable[[Location], tuple[int, int]]
 
@@ -30,15 +30,7 @@ def check_spec(spec: Spec, config: Config) -> list[Problem]:
     top, problems = expand(tree(data_of(spec), locations), Source("", SpecError.code))
     if not problems:
         problems = check_data(top.plain(), config, top.place, Source("", SpecError.code))
-    return [
-        replace(problem, file=_path(locations[problem.line]), line=0, col=0)
-        for problem in dict.fromkeys(problems)
-    ]
-
-
-def _path(location: Location) -> str:
-    """`Spec.tasks[2].needs[0]`."""
-    return "Spec" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return by_path(problems, locations)
 
 
 def check_data(data: Mapping[str, Any], config: Config, place: Place, source: Source) -> list[Problem]:

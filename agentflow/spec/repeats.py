@@ -18,10 +18,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from agentflow.errors import Problem, SpecError
+from agentflow.errors import Problem
 from agentflow.fields import parse_command, slug
-from agentflow.places import Location, Node, Source
-from agentflow.spec.models import TASKS_MAX, ForEach, Shards, Spec
+from agentflow.places import Node, Source
+from agentflow.spec.models import TASKS_MAX, ForEach, Shards
 
 #: Values, characters and references that a file may come to by being repeated.
 VALUES_MAX = 1_000_000
@@ -109,50 +109,6 @@ def _keys(items: Iterable[str]) -> list[str]:
             key, again = f"{base}-{again}", again + 1
         keys[key] = None
     return list(keys)
-
-
-def expanded(spec: Spec) -> Spec:
-    """The same for a spec built in Python; one that repeats nothing comes back as it is.
-
-    Raises `SpecError`.
-    """
-    repeated = spec.for_each or spec.shards or any(task.for_each or task.shards for task in spec.tasks)
-    if not (repeated or spec.chain):
-        return spec
-    top, problems = expand(tree(data_of(spec), []), Source("Spec", SpecError.code))
-    if problems:
-        raise SpecError(problems)
-    return Spec.model_validate(top.plain(), by_alias=True, by_name=False).noting(spec.notes)
-
-
-def data_of(spec: Spec) -> dict[str, Any]:
-    """A spec as a document's data. An empty list of needs is there only where somebody wrote one."""
-    data = spec.model_dump(by_alias=True, mode="json", exclude_none=True)
-    for key, tasks in (("tasks", spec.tasks), ("chain", spec.chain or ())):
-        for task, values in zip(tasks, data.get(key, ()), strict=True):
-            if "needs" not in task.model_fields_set:
-                del values["needs"]
-    return data
-
-
-def tree(value: Any, locations: list[Location], at: Location = ()) -> Node:
-    """Plain data as a tree whose "lines" are indexes into `locations`, which is filled on the way."""
-    locations.append(at)
-    node = Node(value, len(locations) - 1, 0)
-    if isinstance(value, dict):
-        node.data = {str(key): tree(item, locations, (*at, str(key))) for key, item in value.items()}
-        node.keys = {key: (below.line, 0) for key, below in node.data.items()}
-    elif isinstance(value, (list, tuple)):
-        node.data = [tree(item, locations, (*at, number)) for number, item in enumerate(value)]
-    below = (
-        node.data.values()
-        if isinstance(node.data, dict)
-        else node.data
-        if isinstance(node.data, list)
-        else ()
-    )
-    node.size += sum(item.size for item in below)
-    return node
 
 
 def expand(top: Node, source: Source) -> tuple[Node, list[Problem]]:
@@ -373,8 +329,8 @@ class _Expansion:
 
 def _size(task: Node) -> int:
     """The values of one copy."""
-    own = [task.data[key].size for key in _SHAPE_KEYS if _given(task, key)]
-    return task.size - sum(own)
+    own: int = sum(task.data[key].size for key in _SHAPE_KEYS if _given(task, key))
+    return task.size - own
 
 
 def _is(one: Node, other: Node) -> bool:

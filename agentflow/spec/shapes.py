@@ -74,16 +74,18 @@ def _with_metadata(top: Node) -> Node:
 
 
 def _with_tasks(top: Node, source: Source, problems: list[Problem]) -> Node:
-    tasks = top.data.get("tasks")
-    if tasks is None or not isinstance(tasks.data, list):
-        return top
-    renamed = [_task(item, source, problems) for item in tasks.data]
-    ids = _ids_by_name(tasks.data, renamed)
+    lists = {key: top.data[key].data for key in ("chain", "tasks") if key in top.data}
+    lists = {key: items for key, items in lists.items() if isinstance(items, list)}
+    renamed = {key: [_task(item, source, problems) for item in items] for key, items in lists.items()}
+    ids: dict[str, str] = {}
+    for key, items in lists.items():
+        ids |= _ids_by_name(items, renamed[key])
     taken: set[str] = set()
-    done: list[Node] = []
-    for before, after in zip(tasks.data, renamed, strict=True):
-        done.append(_completed(before, after, top, ids, taken))
-    return replace(top, data={**top.data, "tasks": replace(tasks, data=done)})
+    done = dict(top.data)
+    for key, items in lists.items():
+        both = zip(items, renamed[key], strict=True)
+        done[key] = replace(top.data[key], data=[_completed(old, new, top, ids, taken) for old, new in both])
+    return replace(top, data=done)
 
 
 def _task(item: Node, source: Source, problems: list[Problem]) -> Node:

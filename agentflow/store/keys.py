@@ -16,8 +16,9 @@
 | `af:capacity` | hash | queue -> slots of the workers that consume it | none, renewed | the leader |
 | `af:flight` | hash | `fleet`, `role:..`, `queue:..` -> nodes in flight | empties itself | those nodes |
 | `af:hungry:<queue>` | hash | run -> ready nodes whose message is under way | empties itself | ready nodes |
+| `af:turn` | string | how many slots were given so far: who had one last | none | the installation |
 | `af:waiting` | hash | class (`role|queue`) -> nodes that wait for room | empties itself | waiting nodes |
-| `af:waiting:<class>` | zset | run -> rank: in flight, then last served | empties itself | waiting nodes |
+| `af:waiting:<class>` | zset | run -> rank: in flight, then last turn | empties itself | waiting nodes |
 | `af:project:<name>:locks` | hash | a run's `locks`, of exclusive runs | empties itself | runs that hold |
 | `af:project:<name>:wait` | zset | exclusive run -> arrival (us) | empties itself | runs that wait |
 | `af:holding` | zset | finished exclusive run -> when it gives back (ms) | empties itself | runs that hold |
@@ -67,6 +68,7 @@ QUEUES = PREFIX + "queues"
 LIMITS = PREFIX + "limits"
 CAPACITY = PREFIX + "capacity"
 FLIGHT = PREFIX + "flight"
+TURN = PREFIX + "turn"
 WAITING = PREFIX + "waiting"
 HOLDING = PREFIX + "holding"
 WORKERS = PREFIX + "worker:"
@@ -87,7 +89,7 @@ WORKER_TTL_S = 60
 NAME_TTL_MS = 5000
 #: Keys that live as long as the installation does.
 PERMANENT = frozenset(
-    {SCHEMA, RUNS, EVENTS, SYSTEM_EVENTS, ROLES, QUEUES, LIMITS, CAPACITY, WORKER_NAMES, ORDERS}
+    {SCHEMA, RUNS, EVENTS, SYSTEM_EVENTS, ROLES, QUEUES, LIMITS, CAPACITY, TURN, WORKER_NAMES, ORDERS}
 )
 #: Keys that are empty (hence absent) when nothing is open.
 TRANSIENT = frozenset({OPEN, LEASES, DELAYED, LEADER, FLIGHT, WAITING, HOLDING, NEAR})

@@ -111,12 +111,14 @@ class OrderBook:
     def take_name(self, worker: str, token: str) -> str:
         """Take or keep a worker's name; '' when it is ours now, else the token of who has it."""
         key = keys.name_of(worker)
+        holder = str(self._client.get(key) or "")
+        if holder == token and self._client.pexpire(key, keys.NAME_TTL_MS):
+            return ""
+        if holder != token and holder:
+            return holder
         if self._client.set(key, token, nx=True, px=keys.NAME_TTL_MS):
             return ""
-        holder = str(self._client.get(key) or "")
-        if holder == token:
-            self._client.pexpire(key, keys.NAME_TTL_MS)
-        return "" if holder == token else holder
+        return str(self._client.get(key) or "")
 
     def name_left_ms(self, worker: str) -> int:
         """How long the name is still its holder's; goes up again whenever the holder gives a sign of life."""

@@ -178,6 +178,9 @@ class Reading:
         return f"is {node.state}: {node.reason}" if node.reason else f"is {node.state}"
 
     def _why_ready(self, run_id: str, node: NodeRecord) -> str:
+        drained, reason = cast("list[str | None]", self.client.hmget(keys.ORDERS, ["state", "reason"]))
+        if drained:
+            return f"is ready, but the fleet is drained: {reason}"
         if node.id == INTEGRATE:
             return "is ready; waits for a free slot of a worker that serves the system queue"
         (queue,) = self.fields(run_id, node.id, "queue")
@@ -188,7 +191,9 @@ class Reading:
                 f"start one with `agentflow worker --redis URL`, or `celery -A agentflow worker -Q {queue}`"
             )
         through = "" if queue == node.role else f" through the queue {queue}"
-        return f"is ready; waits for a free slot of a worker that serves role {node.role}{through}"
+        held = [w for w in self.workers() if w.state == "held" and (w.every or queue in w.queues)]
+        back = "".join(f"; {w.name} takes one at a time: {w.reason}" for w in held[:3])
+        return f"is ready; waits for a free slot of a worker that serves role {node.role}{through}{back}"
 
 
 def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:

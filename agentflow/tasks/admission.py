@@ -15,8 +15,10 @@ from agentflow.tasks.attempts import ATTEMPTS
 
 #: Percent below a limit at which a worker that held back takes on again.
 MARGIN_PERCENT = 5.0
-#: Seconds between two measurements of its own memory (its children are looked for in the process table).
+#: Seconds between two measurements of its own memory: with a ceiling, and for the register alone (its
+#: children are looked for in the process table).
 MEASURE_S = 2.0
+MEASURE_IDLY_S = 10.0
 
 
 class Admission:
@@ -39,7 +41,7 @@ class Admission:
         if len(ATTEMPTS) or ended != self._ended:
             self._last_busy, self._ended = now, ended
         if now >= self._next_measure:
-            self._next_measure = now + MEASURE_S
+            self._next_measure = now + (MEASURE_S if self._worker.max_memory_mb else MEASURE_IDLY_S)
             self.memory_mb = host.own_memory_mb()
         self.reason = self._pressure()
 

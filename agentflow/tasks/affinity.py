@@ -17,6 +17,7 @@ from agentflow.app import WORKER_QUEUE, queue
 from agentflow.canvas import chords
 from agentflow.canvas.plan import PlanNode
 from agentflow.canvas.routing import first_of_band, queue_of
+from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
 from agentflow.store.reading import RunNotFoundError
 from agentflow.tasks.attempts import ATTEMPTS
@@ -49,23 +50,27 @@ class Near:
         node, following = nodes[node_id], nodes.get(follower["args"][1])
         if not node.shard or following is None or following.shard != node.shard:
             return
-        if self._serves(following):
-            self._open(context)
+        if self._serves(following) and self._opened(context):
             follower["options"]["queue"] = self._name
             follower["options"]["priority"] = first_of_band(following.priority)
 
     def _serves(self, node: PlanNode) -> bool:
         return queue_of(node.role, node.queue) in self._worker.app.amqp.queues.consume_from
 
-    def _open(self, context: Context) -> None:
+    def _opened(self, context: Context) -> bool:
+        """Whether the queue is there; while Redis is away, everybody's will do."""
         with self._lock:
             if self._is_open:
-                return
+                return True
+            try:
+                Fleet(context.client).open_near(self._worker.hostname)
+            except Unreachable:
+                return False
             self._is_open = True
-        Fleet(context.client).open_near(self._worker.hostname)
         self._worker.app.amqp.queues.select_add(queue(self._name))
         consumer = self._worker.consumer
         consumer.call_soon(consumer.add_task_queue, self._name)
+        return True
 
     def give_back(self, context: Context, *, everything: bool = False) -> None:
         """Hand over what has lain there since the last call at least."""

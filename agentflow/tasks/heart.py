@@ -25,6 +25,7 @@ log = logging.getLogger("agentflow.worker")
 #: Attempts that the register names for each worker.
 NAMED_ATTEMPTS = 16
 KILLED = "the fleet was killed"
+_PROCESS = uuid.uuid4().hex
 
 
 class Heart:
@@ -45,7 +46,7 @@ class Heart:
         self._is_ready = False
         affinity.NEAR.belong_to(worker)
         #: Tells this process from another one that wants its name.
-        self.token = f"{self._place}|{os.getpid()}|{uuid.uuid4().hex}"
+        self.token = f"{self._place}|{os.getpid()}|{_PROCESS}"
 
     def ready(self, **_: Any) -> None:
         """The worker consumes: from now on it is on the register."""

@@ -28,9 +28,9 @@ pathlib.Path(task + ".txt").write_text(json.dumps(found))
 """
 #: Sees the same, after the agent.
 ACCEPTANCE = """
-import os, pathlib, socket, sys
+import json, os, pathlib, socket, sys
 
-given = __import__("json").loads(pathlib.Path(sys.argv[1] + ".txt").read_text())
+given = json.loads(pathlib.Path(sys.argv[1] + ".txt").read_text())
 for name in ("HOME", "TMPDIR", "AGENTFLOW_PORTS", "AGENTFLOW_NAMESPACE"):
     assert os.environ[name] == given[name], name
 assert pathlib.Path.home().joinpath("own").read_text() == sys.argv[1]

@@ -64,6 +64,9 @@ def test_a_plan_is_a_value_to_look_at() -> None:
     text = "feature: One\ntasks:\n  - {id: a, role: backend, prompt: Write a.}\n"
     assert agentflow.plan(text).order() == ["a"]
 
+    # Also a line of verbs, as it is typed after `agentflow run`.
+    assert agentflow.plan('review "the API" AND test "the API"').order() == ["review", "test"]
+
 
 def test_what_is_wrong_is_said_before_anything_runs(home: Path) -> None:
     wrong = [

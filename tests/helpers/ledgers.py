@@ -6,8 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import pytest
-
 from agentflow.states import TERMINAL, NodeState
 from agentflow.store import keys
 from agentflow.store.ledger import Ledger, NodeSpec
@@ -58,7 +56,8 @@ def open_run(
     ]
     specs.append(NodeSpec(INTEGRATE, INTEGRATE, sinks, (), tolerant=True, queue="agentflow.system"))
     run: dict[str, str | int] = {
-        "id": run_id, "feature": "f", "project": "p", "max_concurrent": max_concurrent, "on_failure": on_failure,
+        "id": run_id, "feature": "f", "project": "p",
+        "on_failure": on_failure, "max_concurrent": max_concurrent,
         "exclusive": json.dumps(list(exclusive)) if exclusive else "",
     }  # fmt: skip
     ledger.open_run(run, specs, "{}")
@@ -117,9 +116,9 @@ def validate_fleet(ledger: Ledger) -> None:
                 waits[f"{node.role}|{queue}"] += 1
         assert _counts(ledger, keys.part(run_id, "waits")) == waits
         waiting += waits
-        in_flight, served = ledger.client.hmget(keys.run(run_id), "in_flight", "served_ms")
+        in_flight, turn = ledger.client.hmget(keys.run(run_id), "in_flight", "turn")
         for name in waits:
-            rank = int(in_flight) * 2**40 + max(0, int(served or 0) - 1_600_000_000_000)
+            rank = int(in_flight) * 2**40 + int(turn or 0)
             ranks.setdefault(name, {})[run_id] = rank
     assert ledger.in_flight() == flight, "what is in flight is the sum over the runs"
     assert _counts(ledger, keys.WAITING) == waiting
@@ -128,10 +127,8 @@ def validate_fleet(ledger: Ledger) -> None:
         assert set(ledger.client.scan_iter(name + "*")) == known
     for queue, runs in hungry.items():
         assert _counts(ledger, keys.hungry(queue)) == runs
-    for name, runs_ in ranks.items():
-        assert dict(ledger.client.zrange(f"{keys.WAITING}:{name}", 0, -1, withscores=True)) == pytest.approx(
-            runs_
-        )
+    for name, ranked in ranks.items():
+        assert dict(ledger.client.zrange(f"{keys.WAITING}:{name}", 0, -1, withscores=True)) == ranked
     _validate_holders(ledger)
     _validate_nobody_forgotten(ledger, hungry)
 

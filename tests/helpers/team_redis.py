@@ -93,6 +93,13 @@ def answers(server: TeamRedis, password: str = "") -> bool:
             return True
 
 
+def fill(client: redis.Redis) -> None:
+    """Until Redis takes nothing more."""
+    with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+        while True:
+            client.append("ballast", "x" * 100_000)
+
+
 def make_certificates(directory: Path, names: str = "DNS:localhost") -> Path:
     """A certificate authority and a server certificate for these names, by the openssl command."""
     directory.mkdir()

@@ -10,6 +10,9 @@ from helpers.redis_server import fragile_server
 from helpers.wait import wait_until
 from helpers.workers import noop_plan, stage, starts_and_ends
 
+from agentflow.canvas.plan import make_plan
+from agentflow.config import load_config
+from agentflow.spec.models import Spec, Task
 from agentflow.store import keys
 
 
@@ -131,3 +134,24 @@ def test_a_worker_waits_for_a_redis_that_is_not_up_yet(tmp_path):
         assert worker.process.poll() is None
         server.start()
         wait_until(lambda: [w.name for w in found.ledger.workers()] == [worker.name], timeout=20)
+
+
+@pytest.mark.parametrize("options", [(), ("-Q", "mobile")], ids=["all queues", "its queue"])
+def test_a_role_by_configuration_alone_is_served_by_a_plain_worker_without_it(scene, tmp_path, options):
+    # Only the submitter has the configuration: instructions and runner travel in the plan.
+    there = tmp_path / "submitter"
+    there.mkdir()
+    (there / "agentflow.yaml").write_text(
+        "roles: {mobile: {aliases: [app], instructions: You build apps., runner: noop}}\n"
+    )
+    config = load_config(there, environ=scene.env)
+    spec = Spec(feature="app", tasks=(Task(id="a", role="app"),))
+    plan = make_plan(spec, config)
+    assert (plan.nodes[0].role, plan.nodes[0].instructions) == ("mobile", "You build apps.")
+    assert "mobile" not in scene.config.roles
+    scene.start(options=options)
+    scene.submit(plan)
+    scene.wait_closed(seconds=20)
+    assert states(scene.ledger, "run-1")["a"] == "succeeded"
+    registered = scene.app.control.inspect(timeout=5).registered()
+    assert all("agentflow.role.mobile" in tasks for tasks in registered.values())

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 
-import psutil
 import pytest
 from helpers.ledgers import states
 from helpers.wait import wait_until
 from helpers.workers import ROOT, noop_plan, stage
 
+from agentflow.canvas import chords
+from agentflow.canvas.compile import Canvas
+from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan
 from agentflow.store import keys
+from agentflow.store.events import EventLog
 from agentflow.store.fleet import Fleet
 from agentflow.store.orders import OrderBook
 
@@ -160,26 +163,23 @@ def test_a_dead_workers_shards_go_on_elsewhere(scene):
     assert set(states(scene.ledger, "run-1").values()) == {"succeeded"}
 
 
-def test_what_nobody_near_takes_is_handed_over(scene, redis_client):
-    """A worker that cannot take what is near gives it back after a beat."""
+def test_what_a_busy_worker_cannot_take_is_handed_over(scene, redis_client):
     scene.start("one", slots=1)
     scene.submit(shards("a", 0.1))
     scene.wait_closed()
+    scene.submit(noop_plan({"long": []}, seconds=3600.0), "run-2")
+    wait_until(lambda: scene.ledger.node("run-2", "long").state == "running")
     own = keys.NEAR_QUEUE + "one@test"
-    process = psutil.Process(scene.workers[0].process.pid)
-    process.suspend()
-    scene.submit(changed(noop_plan({"x": []}), shard="x"), "run-2")
-    fleet = Fleet(redis_client)
-    message = wait_until(
-        lambda: redis_client.rpop("implementer\x06\x165") or redis_client.rpop("implementer")
-    )
-    redis_client.lpush(own, message)
-    assert fleet.waiting(own) == {("run-2", "x")}
-    OrderBook(redis_client).dismiss("one@test", "enough")
-    process.resume()
+    plan = noop_plan({"x": []})
+    open_in_ledger(scene.ledger, "run-3", plan, project="", repo="", root="")
+    canvas = Canvas(plan, "run-3", 1, scene.app)
+    chords.arm(canvas)
+    canvas.signature("x").set(queue=own).apply_async()
     scene.start("two", slots=1)
-    scene.wait_closed("run-2", seconds=20)
-    assert fleet.queue_lengths([own]) == {own: 0}
+    scene.wait_closed("run-3", seconds=20)
+    assert scene.ledger.node("run-3", "x").worker == "two@test"
+    assert Fleet(redis_client).queue_lengths([own]) == {own: 0}
+    assert "run.resent" not in {e.kind for e in EventLog(redis_client).read("run-3")}
 
 
 def test_a_dismissed_worker_finishes_first(scene):

@@ -187,10 +187,11 @@ def test_a_role_by_configuration_alone_and_one_changed(home, project):
 
 
 def test_one_word_for_two_roles_is_refused(home, project):
-    assert problems(project, home, "roles:\n  mobile: {aliases: [backend]}\n") == [
+    (problem,) = problems(project, home, "roles:\n  mobile: {aliases: [backend]}\n")
+    assert problem == (
         "agentflow.yaml:2:21: AF-CONFIG-020: the alias 'backend' of the role mobile already stands for "
         "backend\n    fix: choose another word"
-    ]
+    )
 
 
 def test_a_runner_of_a_file(home, project):

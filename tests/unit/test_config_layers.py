@@ -23,6 +23,7 @@ VALUES: dict[str, Any] = {
     "worker.max_memory_mb": 512, "worker.host_memory_percent": 50, "worker.host_cpu_percent": 60,
     "worker.own_home": False,
     "fleet.autoscale": True, "fleet.min_workers": 1, "fleet.max_workers": 2, "fleet.slots_per_worker": 8,
+    "fleet.queue_cap": 7,
     "limits.fleet": 40, "limits.roles": {"tester": 2, "docs": 1},
     "routing.by": "feature", "routing.roles": {"backend": "gpu"},
     "planner.runner": "noop", "planner.model": "big", "planner.max_tasks": 12,

@@ -92,6 +92,12 @@ def test_shards_are_counted_and_each_worker_s_is_named() -> None:
     assert "1/3 shards" in live.heartbeat(seen)
 
 
+def test_numbered_shards_stand_in_the_order_of_their_numbers() -> None:
+    nodes = [node(f"n{i}", NodeState.RUNNING, worker="w", started_ms=NOW) for i in (10, 2, 1)]
+    seen = replace(status(*nodes), shards={f"n{i}": str(i) for i in (10, 2, 1)})
+    assert seen.shards_of_workers == {"w": ["1", "2", "10"]}
+
+
 def test_who_serves_stands_below() -> None:
     seen = replace(status(node("a", NodeState.READY)), fleet="1 process (1 idle), 0/8 slots taken")
     assert plain(seen)[-1] == "workers 1 process (1 idle), 0/8 slots taken"

@@ -210,6 +210,14 @@ def test_files_are_read_by_every_task_and_with_shards_in_parts():
     }  # fmt: skip
 
 
+def test_files_are_whole_where_the_file_repeats_something_of_its_own():
+    text = PLAIN.replace("id: a,", "id: a, for_each: [k],")
+    spec = parse(text, Changes(files=("p.py", "q.py"), shards=1))
+    assert {task.id: task.reads for task in spec.tasks} == {
+        "a-k": ("x.md", "p.py", "q.py"), "b-1": ("p.py", "q.py"),
+    }  # fmt: skip
+
+
 def test_strategy_and_runner_of_the_command_line_stand_above_the_file():
     text = f"{PLAIN}stages: [{{stage: s, agents: [docs], parallel: false}}]\nrunner: openai\n"
     spec = parse(text, Changes(strategy="concurrent", runner="noop"))

@@ -148,3 +148,16 @@ def test_our_own_tasks_are_not_completed():
 )
 def test_wrong_types_are_problems_not_crashes(text):
     assert problems(text)
+
+
+def test_a_chain_may_be_written_in_other_keys_too():
+    spec = parse(
+        "feature: f\nshards: 2\nchain:\n- {name: Design it, agent: software-architect}\n"
+        "- {name: Build it, agent: backend-engineer, description: Do it., dependencies: [Design it]}\n"
+        "tasks:\n- {name: All, agent: quality, dependencies: [Build it]}\n"
+    )
+    assert {task.id: task.needs for task in spec.tasks} == {
+        "design-it-1": (), "design-it-2": (), "build-it-1": ("design-it-1",), "build-it-2": ("design-it-2",),
+        "all": ("build-it-1", "build-it-2"),
+    }  # fmt: skip
+    assert spec.tasks[2].prompt.startswith("Do it.")

@@ -13,8 +13,8 @@ end
 
 -- The run's place among those that wait: fewest in flight first, then longest without a slot.
 local function rank()
-  local r = redis.call('HMGET', RUN, 'in_flight', 'served_ms')
-  return tonumber(r[1] or 0) * 2 ^ 40 + math.max(0, tonumber(r[2] or 0) - 1.6e12)
+  local r = redis.call('HMGET', RUN, 'in_flight', 'turn')
+  return tonumber(r[1] or 0) * 2 ^ 40 + tonumber(r[2] or 0)
 end
 
 -- Count `n` nodes in or out of flight.
@@ -24,7 +24,7 @@ local function enter(role, queue, n)
   tally('fleet', n)
   tally('role:' .. role, n)
   tally('queue:' .. queue, n)
-  if n > 0 then redis.call('HSET', RUN, 'served_ms', NOW) end
+  if n > 0 then redis.call('HSET', RUN, 'turn', redis.call('INCR', 'af:turn')) end
   for _, class in ipairs(redis.call('HKEYS', part('waits'))) do
     redis.call('ZADD', 'af:waiting:' .. class, 'XX', rank(), RUN_ID)
   end
