@@ -192,8 +192,10 @@ class ObjectTransport(Protocol):
         """Make these commits readable here. Raises `InfraError` when one cannot be had."""
         ...
 
-    def share(self, commit: str, needs: Sequence[str]) -> None:
-        """Let other machines have `commit`; they bring `needs` first, and it holds the rest."""
+    def share(self, commit: str, needs: Sequence[str], *, pack: Path | None = None) -> None:
+        """Let other machines have `commit`; they bring `needs` first, and `pack` (made, if it is None)
+        holds the rest.
+        """
         ...
 
 

@@ -17,6 +17,7 @@ from agentflow.states import CLOSED, RunState
 from agentflow.store.records import RunRecord
 from agentflow.workspace import gc as collecting
 from agentflow.workspace import land as landing
+from agentflow.workspace import leftovers
 from agentflow.workspace.store import Store
 
 _COLLECTED = CLOSED - {RunState.READY_TO_LAND}
@@ -76,7 +77,8 @@ def _strays(config: Config, known: Collection[str], older_than_s: float) -> list
     """Directories here of runs that the ledger no longer knows (somebody else of the team has collected)."""
     before = time.time() - older_than_s
     folders = [f for f in (config.data_dir / "runs").glob("*") if f.is_dir() and f.name not in known]
-    return sorted(f for f in folders if f.stat().st_mtime < before)
+    url = config.client_url()
+    return sorted(f for f in folders if f.stat().st_mtime < before and not leftovers.is_foreign(f, url))
 
 
 def _forget_here(config: Config, run: RunRecord) -> None:

@@ -41,7 +41,7 @@ from agentflow.store.packs import check_room
 from agentflow.store.records import Event, RunRecord
 from agentflow.store.scripts import Answer
 from agentflow.workspace import gc as collecting
-from agentflow.workspace import inspect
+from agentflow.workspace import inspect, leftovers
 from agentflow.workspace import land as landing
 from agentflow.workspace.store import Store
 
@@ -124,10 +124,11 @@ def submit(
         host=socket.gethostname(),
     )
     if tell and transport == carrying.PACKS:
-        for queue in ledger.unserved_of(run_id):
+        queues = ", ".join(ledger.unserved_of(run_id))
+        if queues:
             tell(
-                f"no worker serves the queue {queue} yet: its nodes wait until one is started with "
-                f"`agentflow worker --redis URL --queues {queue}`"
+                f"no worker serves these queues yet: {queues}; their nodes wait until one is started with "
+                "`agentflow worker --redis URL`"
             )
     chords.start(_canvas(ledger, plan, run_id, config))
     return run_id
@@ -162,7 +163,7 @@ def follow(run_id: str, *, config: Config, after: str = "0") -> Iterator[Event]:
             after = batch[-1].id
         elif _at_rest(ledger, run_id):
             return
-        if any(e.kind == "run.finished" for e in batch) and ledger.is_closed(run_id):
+        if any(e.kind in ("run.finished", "run.landed") for e in batch) and ledger.is_closed(run_id):
             yield from events.read(run_id, after=after)
             return
 
@@ -226,7 +227,8 @@ def home_of(run: RunRecord, repo: Path | None) -> Path:
             return found
     if run.transport != carrying.PACKS or run.host == socket.gethostname():
         with contextlib.suppress(OSError, RepositoryError):
-            if Path(run.root).is_dir():
+            # Names of machines are not unique: elsewhere another repository may have that path.
+            if inspect.clone_with(Path(run.root), run.base):
                 return inspect.git_dir_of(Path(run.root))
     raise RepositoryError(
         f"the repository of run {run.id} is not here",
@@ -315,8 +317,12 @@ def resume(run_id: str, *, config: Config, repo: Path | None = None) -> RunState
     if run.state in (RunState.READY_TO_LAND, RunState.LANDED):
         return run.state
     if run.transport == carrying.PACKS and run.repo:
+        home = None
         with contextlib.suppress(RepositoryError):  # without a clone at hand Redis must still have it
-            carrying.publish_base(config, run.project, run.base, home_of(run, repo))
+            home = home_of(run, repo)
+            carrying.publish_base(config, run.project, run.base, home)
+        commits = [n.commit for n in ledger.nodes(run_id).values() if n.commit]
+        carrying.keep_work(config, run, commits, home)
     if run.state in CLOSED:
         answer = ledger.reopen(run_id)
         canvas = canvas_of(ledger, run_id, config)
@@ -369,6 +375,7 @@ def _keep_record(config: Config, run_id: str, plan: Plan, options: SubmitOptions
     """The run's own directory: spec and plan as submitted, later logs and transcripts."""
     folder = config.data_dir / "runs" / run_id
     (folder / "logs").mkdir(parents=True, exist_ok=True)
+    leftovers.sign(folder, config.client_url())
     (folder / "plan.json").write_text(plan.model_dump_json(indent=1), "utf-8")
     if options.spec_text:
         (folder / "spec.yaml").write_text(options.spec_text, "utf-8")

@@ -11,21 +11,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import shutil
 import threading
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import redis
+
 from agentflow.config import Config
 from agentflow.environment import ObjectTransport
-from agentflow.errors import InfraError, RepositoryError
-from agentflow.store.client import Unreachable
+from agentflow.errors import InfraError, PolicyViolation, RepositoryError
 from agentflow.store.logs import LOG_CAP_BYTES, Logs
-from agentflow.store.packs import PackRecord, Packs
+from agentflow.store.packs import FULL_SHARE, WORK_SHARE, FullError, PackRecord, Packs
 from agentflow.store.records import RunRecord
-from agentflow.workspace import parcels
+from agentflow.workspace import leftovers, parcels
 from agentflow.workspace.gitcmd import Git
 from agentflow.workspace.store import Store, locked
 
@@ -49,9 +48,12 @@ class Depot:
         """Make these commits readable in the store."""
         self.transport.bring(commits)
 
-    def share(self, commit: str, needs: Sequence[str]) -> None:
-        """Let other machines have `commit`, which is built on `needs`."""
-        self.transport.share(commit, needs)
+    def share(self, commit: str, needs: Sequence[str], *, pack: Path | None = None) -> None:
+        """Let other machines have `commit`, which is built on `needs`.
+
+        `pack`: what it adds to them, when somebody has packed that already.
+        """
+        self.transport.share(commit, needs, pack=pack)
 
 
 class Alternates:
@@ -60,7 +62,7 @@ class Alternates:
     def bring(self, commits: Sequence[str]) -> None:
         """They are here."""
 
-    def share(self, commit: str, needs: Sequence[str]) -> None:
+    def share(self, commit: str, needs: Sequence[str], *, pack: Path | None = None) -> None:
         """It is here for all."""
 
 
@@ -69,7 +71,9 @@ def open_depot(config: Config, run: RunRecord) -> Depot:
     if run.transport != PACKS:
         return Depot(Store.open(config.data_dir, run.project, Path(run.repo)), Alternates())
     pool = parcels.open_pool(config.data_dir, run.project)
-    store = parcels.open_run_store(config.data_dir / "runs" / run.id, pool, run.base)
+    folder = config.data_dir / "runs" / run.id
+    store = parcels.open_run_store(folder, pool, run.base)
+    leftovers.sign(folder, config.client_url())
     return Depot(store, PackTransport(config, run, pool, store))
 
 
@@ -81,6 +85,7 @@ class PackTransport:
         self._pool = pool
         self._store = store
         self._cap = config.distributed.max_pack_mb << 20
+        self._born = parcels.incarnation(store)
         self._bases = base_packs(config, run.project)
         self._work = run_packs(config, run.id)
 
@@ -95,16 +100,19 @@ class PackTransport:
                 self._fetch(commit)
 
     def _has(self, commit: str) -> bool:
-        key = (self._store.git_dir, commit)
-        if key not in _HERE and self._store.has(commit):
-            if len(_HERE) > _HERE_MAX:
-                _HERE.clear()
-            _HERE.add(key)
-        return key in _HERE
+        if (self._store.git_dir, self._born, commit) in _HERE:
+            return True
+        return self._store.has(commit) and self._note(commit)
+
+    def _note(self, commit: str) -> bool:
+        if len(_HERE) > _HERE_MAX:
+            _HERE.clear()
+        _HERE.add((self._store.git_dir, self._born, commit))
+        return True
 
     def _fetch(self, commit: str) -> None:
         """One commit after those that it needs (a line of them may be long: no recursion)."""
-        line = [commit]
+        line, seen = [commit], set[str]()
         while line:
             wanted = line[-1]
             if self._has(wanted):
@@ -112,36 +120,51 @@ class PackTransport:
                 continue
             if wanted == self._run.base:
                 bring_base(self._bases, self._pool, wanted)
-                continue
-            record = self._work.find(wanted)
-            if record is None:
-                raise _gone(self._run.id, wanted)
-            needs = [need for need in record.needs if not self._has(need)]
-            if needs:
-                line += needs
-                continue
-            _take(self._work, record, self._store)
+            else:
+                record = self._work.find(wanted)
+                if record is None:
+                    raise _gone(self._run.id, wanted)
+                needs = [need for need in record.needs if not self._has(need)]
+                if needs:
+                    _look_into(wanted, seen)
+                    line += needs
+                    continue
+                _take(self._work, record, self._store)
             if not self._has(wanted):
                 raise _gone(self._run.id, wanted)
 
-    def share(self, commit: str, needs: Sequence[str]) -> None:
-        """Put what `commit` adds to `needs` into Redis, once."""
-        if self._work.find(commit) or commit in needs or commit == self._run.base:
+    def share(self, commit: str, needs: Sequence[str], *, pack: Path | None = None) -> None:
+        """Put what `commit` adds to `needs` into Redis, once.
+
+        Raises `PolicyViolation` above the cap, `FullError` when Redis has no room for it.
+        """
+        self._note(commit)
+        if commit in needs or commit == self._run.base or self._work.find(commit):
             return
-        with parcels.parcel(self._store) as pack:
-            size = parcels.pack_work(self._store, commit, needs, pack)
-            if size > self._cap:
-                raise InfraError(
-                    f"the work is {size >> 20} MiB packed; at most {self._cap >> 20} are carried",
-                    why="it travels through Redis",
-                    fix="keep large and generated files out of it, or raise distributed.max_pack_mb",
-                    code="AF-INFRA-043",
-                )
-            self._work.put(commit, pack, needs)
+        if pack is not None:
+            self._put(commit, needs, pack)
+            return
+        with parcels.parcel(self._store) as own:
+            parcels.pack_work(self._store, commit, needs, own)
+            self._put(commit, needs, own)
+
+    def _put(self, commit: str, needs: Sequence[str], pack: Path) -> None:
+        size = pack.stat().st_size
+        if size > self._cap:
+            told = f"the work is {size >> 20} MiB packed; at most {self._cap >> 20} are carried"
+            raise PolicyViolation(
+                told,
+                why="it travels through Redis (distributed.max_pack_mb)",
+                fix="keep large and generated files out of the repository (.gitignore)",
+                code="AF-POLICY-016",
+                feedback=f"{told}. Keep large and generated files out of the repository.",
+            )
+        self._work.put(commit, pack, needs)
 
 
-#: Commits known to be in a store of this machine (asking git costs a process).
-_HERE: set[tuple[Path, str]] = set()
+#: Commits known to be in a store of this machine (asking git costs a process); the number is the store's
+#: incarnation: another process may have removed it and made it again.
+_HERE: set[tuple[Path, int, str]] = set()
 _HERE_MAX = 100_000
 
 
@@ -154,12 +177,12 @@ def _lock_of(git_dir: Path) -> threading.Lock:
 
 def base_packs(config: Config, project: str) -> Packs:
     """The packs of the bases of a project."""
-    return Packs(config.client_url(), f"base-{project[:12]}", ttl_s=_ttl_s(config))
+    return Packs(config.client_url(), f"base-{project[:12]}", ttl_s=_ttl_s(config), full_share=FULL_SHARE)
 
 
 def run_packs(config: Config, run_id: str) -> Packs:
     """The packs of the work of a run."""
-    return Packs(config.client_url(), run_id, ttl_s=_ttl_s(config))
+    return Packs(config.client_url(), run_id, ttl_s=_ttl_s(config), full_share=WORK_SHARE)
 
 
 def _ttl_s(config: Config) -> int:
@@ -175,9 +198,23 @@ def _gone(run_id: str, commit: str) -> InfraError:
     )
 
 
+def _look_into(commit: str, seen: set[str]) -> None:
+    """Note that what a commit needs is fetched next. Seen again while it still needs something, it needs
+    itself: no honest writer makes that, and following it would never end.
+    """
+    if commit in seen:
+        raise InfraError(
+            f"the pack of {commit[:12]} needs itself",
+            why="somebody else than agentflow has written to Redis",
+            fix="see who may, and run the feature again",
+            code="AF-INFRA-046",
+        )
+    seen.add(commit)
+
+
 def bring_base(packs: Packs, pool: Store, base: str) -> None:
     """Get a base into the pool of this machine, with the older bases that its pack was made against."""
-    line = [base]
+    line, seen = [base], set[str]()
     with locked(pool.git_dir.with_suffix(".bring.lock")):
         while line:
             wanted = line[-1]
@@ -194,11 +231,13 @@ def bring_base(packs: Packs, pool: Store, base: str) -> None:
                 )
             needs = [need for need in record.needs if not pool.has(need)]
             if needs:
+                _look_into(wanted, seen)
                 line += needs
             elif record.remote:
                 parcels.fetch_base(pool, record.remote, wanted)
             else:
                 _take(packs, record, pool, whole=False)
+                pool.tidy()
 
 
 def _take(packs: Packs, record: PackRecord, store: Store, *, whole: bool = True) -> None:
@@ -207,6 +246,8 @@ def _take(packs: Packs, record: PackRecord, store: Store, *, whole: bool = True)
         if record.ends:
             parcels.end_history_at(store, record.ends)
         parcels.unpack(store, pack, whole=whole and not record.ends)
+        if record.goes_on:
+            parcels.end_history_at(store, (), goes_on=record.goes_on)
 
 
 def publish_base(config: Config, project: str, base: str, git_dir: Path) -> PackRecord:
@@ -217,11 +258,12 @@ def publish_base(config: Config, project: str, base: str, git_dir: Path) -> Pack
     is full.
     """
     packs = base_packs(config, project)
+    remote = config.distributed.remote
     line = _line(packs, base)
-    if line:
-        for record in line:
-            packs.refresh(record)
+    if line and line[0].remote in ("", remote) and all([packs.refresh(record) for record in line]):
         return line[0]
+    # There is none, part of it is gone, or it names a remote that is no longer the one.
+    packs.drop(base)
     git = Git(git_dir)
     scratch = parcels.open_pool(config.data_dir, project)
     older = _older_base(packs, git)
@@ -229,7 +271,6 @@ def publish_base(config: Config, project: str, base: str, git_dir: Path) -> Pack
         size = parcels.pack_base(git, base, pack, without=older)
         if size <= config.distributed.max_pack_mb << 20:
             return packs.put(base, pack, [older] if older else [])
-    remote = config.distributed.remote
     if remote:
         return packs.refer(base, remote)
     raise RepositoryError(
@@ -251,6 +292,8 @@ def _line(packs: Packs, base: str) -> list[PackRecord]:
             return []
         found.append(record)
         wanted = record.needs[0] if record.needs else None
+        if len(found) > BASES_IN_LINE:
+            return []
     return found
 
 
@@ -264,9 +307,8 @@ def _older_base(packs: Packs, git: Git) -> str:
             continue
         if len(line) >= BASES_IN_LINE:
             return ""
-        for record in line:
-            packs.refresh(record)
-        return commit
+        if all([packs.refresh(record) for record in line]):
+            return commit
     return ""
 
 
@@ -274,25 +316,47 @@ def publish_history(config: Config, run: RunRecord, git_dir: Path, tip: str) -> 
     """Let workers have a target that moved (`tip`), to integrate the run on top of it."""
     pool = parcels.open_pool(config.data_dir, run.project)
     with parcels.parcel(pool) as pack:
-        size, cut = parcels.pack_history(Git(git_dir), tip, run.base, pack)
+        size, cut, goes_on = parcels.pack_history(Git(git_dir), tip, run.base, pack)
         if size > config.distributed.max_pack_mb << 20:
             raise InfraError(
                 f"what the target branch holds by now is {size >> 20} MiB packed",
                 fix="raise distributed.max_pack_mb, or merge the result yourself",
                 code="AF-INFRA-043",
             )
-        run_packs(config, run.id).put(tip, pack, [run.base], ends=cut)
+        run_packs(config, run.id).put(tip, pack, [run.base], ends=cut, goes_on=goes_on)
+
+
+def keep_work(config: Config, run: RunRecord, commits: Collection[str], git_dir: Path | None = None) -> None:
+    """Let the packs of a run live for another TTL; what Redis has lost comes again from the repository
+    `git_dir`, where that has it.
+    """
+    if run.transport != PACKS:
+        return
+    packs = run_packs(config, run.id)
+    for record in _line(base_packs(config, run.project), run.base):
+        base_packs(config, run.project).refresh(record)
+    for commit in commits:
+        record = packs.find(commit)
+        if (record and packs.refresh(record)) or commit == run.base:
+            continue
+        user = Store(git_dir) if git_dir else None
+        if user and user.has(commit):
+            packs.drop(commit)
+            with parcels.parcel(parcels.open_pool(config.data_dir, run.project)) as pack:
+                parcels.pack_work(user, commit, [run.base], pack)
+                packs.put(commit, pack, [run.base])
 
 
 def send_logs(config: Config, run: RunRecord, folder: Path, prefix: str) -> None:
     """Let others read the ends of the logs in `folder` whose names begin with `prefix`.
 
-    Nothing is sent when submitter and worker share a machine. Never raises: a log is not worth an attempt.
+    Nothing is sent when submitter and worker share a machine. Never raises: a log is not worth an attempt
+    (nor the memory of a server that is nearly full).
     """
     if run.transport != PACKS:
         return
     for path in folder.glob(f"{glob.escape(prefix)}*log"):
-        with contextlib.suppress(OSError, *Unreachable), path.open("rb") as stream:
+        with contextlib.suppress(OSError, redis.RedisError, FullError), path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - LOG_CAP_BYTES))
             Logs(config.client_url(), run.id).put(path.name, stream.read())
 
@@ -303,7 +367,9 @@ def bring_logs(config: Config, run: RunRecord, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in Logs(config.client_url(), run.id).all().items():
-        path = folder / Path(name).name
+        path = folder / name
+        if Path(name).name != name or path.suffix != ".log":
+            continue
         if not path.exists() or path.stat().st_size < len(text):
             path.write_bytes(text)
 
@@ -314,22 +380,10 @@ def forget_run(config: Config, run_id: str) -> None:
     Logs(config.client_url(), run_id).forget()
 
 
-#: Seconds after which the objects of a closed run are removed from a worker's machine.
-TIDY_AFTER_S = 24 * 3600.0
-
-
-def tidy(config: Config, open_runs: Collection[str], *, older_than_s: float = TIDY_AFTER_S) -> list[str]:
-    """Remove the stores of runs that are closed and were not used for a day; they can be brought again.
-
-    Returns the ids of these runs. Logs stay (`agentflow gc` removes them).
+def tidy(
+    config: Config, open_runs: Collection[str], *, older_than_s: float = leftovers.TIDY_AFTER_S
+) -> list[str]:
+    """Remove stores and workspaces here of runs that are not open and were not used for a day; objects can
+    be brought again. Returns the ids of these runs. Logs stay (`agentflow gc` removes them).
     """
-    gone = []
-    for git_dir in (config.data_dir / "runs").glob("*/store.git"):
-        run_id = git_dir.parent.name
-        if run_id in open_runs or time.time() - git_dir.stat().st_mtime < older_than_s:
-            continue
-        shutil.rmtree(git_dir, ignore_errors=True)
-        for key in [key for key in _HERE if key[0] == git_dir.absolute()]:
-            _HERE.discard(key)
-        gone.append(run_id)
-    return gone
+    return leftovers.tidy(config.data_dir, config.client_url(), open_runs, older_than_s)

@@ -54,6 +54,7 @@ def understand(given: Sequence[str], config: Config, options: Options) -> Asked:
     known = frozenset(_known_files())
     if (len(given) > 1 and lines.is_role(words, config)) or lines.is_line(words, known, config):
         return _of_line(words, known, config, options)
+    lines.check_mistyped(words, config)
     return _of_words(given, known, config, options)
 
 

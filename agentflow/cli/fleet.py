@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentflow.cli import text
-from agentflow.cli.options import JsonOption, Surroundings, seconds
+from agentflow.cli.options import JsonOption, RedisOption, Surroundings, seconds
 from agentflow.errors import Exit, UsageError
 
 if TYPE_CHECKING:
     from agentflow.config import Config
     from agentflow.monitor import WorkerStatus
 
-RedisOption = Annotated[
-    str | None, typer.Option("--redis", help="The team's Redis. [env: AGENTFLOW_REDIS_URL]")
-]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the new workers serve.")]
 
 limits_app = typer.Typer(help="How many slots may be busy at once, over all workers.", rich_markup_mode=None)
@@ -77,6 +74,8 @@ def worker(
             config, roles=_words(roles), queues=_words(queues), feature=feature or ""
         ),
     )
+    if config.redis_url is None:
+        text.say("no Redis is named (--redis URL): this worker serves the private one of this machine")
     service.ensure(config, worker=False)
     argv = [*chosen.argv(), "--loglevel", loglevel]
     environment = launching.environment_for(config, os.environ)
@@ -148,7 +147,8 @@ def spawn(
         return
     for name in names:
         text.put(name)
-    text.say(f"{processes(len(names))} started here; `agentflow down` ends them")
+    which = " --redis URL" if redis else ""
+    text.say(f"{processes(len(names))} started here; `agentflow down{which}` ends what was started here")
 
 
 def scale(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agentflow.cli import doctor, text
-from agentflow.cli.options import JsonOption, config_of, seconds
+from agentflow.cli.options import JsonOption, RedisOption, config_of, seconds
 from agentflow.errors import UsageError
 
 _CONFIG = """\
@@ -109,12 +109,12 @@ def gc(
         text.say("nothing to remove")
 
 
-def down(ctx: typer.Context) -> None:
+def down(ctx: typer.Context, *, redis: RedisOption = None) -> None:
     """End the private Redis and the workers that are kept here; runs stay."""
     from agentflow.local import service
     from agentflow.monitor import Monitor
 
-    config = config_of(ctx)
+    config = config_of(ctx, {"redis.url": redis})
     if config.redis_url is not None:
         if not service.down(config):
             raise UsageError(

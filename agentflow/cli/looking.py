@@ -130,7 +130,7 @@ def _table(found: list[RunRecord]) -> list[str]:
         (
             record.id,
             str(record.state),
-            f"{record.nodes_total - record.nodes_left}/{record.nodes_total}",
+            f"{record.nodes_ended}/{record.nodes_total}",
             _when(record.opened_ms),
             record.feature,
         )

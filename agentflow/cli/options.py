@@ -50,6 +50,9 @@ class Progress(StrEnum):
 ProgressOption = Annotated[
     Progress, typer.Option(help="auto: a live view on a terminal, else one line per transition.")
 ]
+RedisOption = Annotated[
+    str | None, typer.Option("--redis", help="The team's Redis. [env: AGENTFLOW_REDIS_URL]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 EventsOption = Annotated[
     bool, typer.Option("--events", help="Print transitions on stdout, a line of JSON each (NDJSON).")

@@ -139,6 +139,7 @@ def carry_out(spec: Spec, config: Config, options: SubmitOptions, manner: Manner
     from agentflow import runs
     from agentflow.local import service
 
+    runs.transport_for(config, distributed=options.distributed)  # refused before anything is started
     service.ensure(config, worker=False)
     run_id = runs.submit(
         spec, config=config, repo=Path.cwd(), options=options, tell=lambda note: text.say(text.clean(note))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-from agentflow import runs
+from agentflow import host, runs
 from agentflow.config import Config
 from agentflow.fleet.looking import snapshot, workers
 from agentflow.fleet.values import Drained, Killed
@@ -19,12 +19,13 @@ from agentflow.monitor import WorkerStatus
 from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger
 from agentflow.store.orders import OrderBook
-from agentflow.tasks import host
 
 #: Seconds that `drain` waits for running attempts unless it is told how long.
 DRAIN_S = 600.0
 #: Seconds that a worker may take to obey: a few beats.
 OBEY_S = 5.0
+#: State of a worker that came to a drained fleet: it stays, and takes nothing.
+WAITING = "waiting"
 LOOK_S = 0.1
 
 
@@ -41,7 +42,7 @@ def drain(
     `draining`: whoever is left goes on to the end of what it has.
     """
     ledger = runs.open_ledger(config)
-    before = [w.record.name for w in workers(config) if w.state != "dead"]
+    before = [w for w in workers(config) if w.state not in ("dead", WAITING)]
     OrderBook(ledger.client).drain(reason, ledger.now_ms())
     ledger.announce("fleet.drained", reason=reason, workers=len(before))
     left = _await_departure(config, before, timeout_s, tell)
@@ -49,7 +50,7 @@ def drain(
         status="draining" if left else "drained",
         workers_killed=len(before) - len(left),
         snapshot=snapshot(config),
-        left=tuple(left),
+        left=tuple(w.record.name for w in left),
     )
 
 
@@ -72,21 +73,28 @@ def kill(config: Config) -> Killed:
     stopped. On this machine, one that does not obey is sent SIGKILL.
     """
     ledger = runs.open_ledger(config)
-    before = {w.record.name: w for w in workers(config)}
-    alive = [name for name, worker in before.items() if worker.state != "dead"]
+    before = workers(config)
+    dead = [w for w in before if w.state == "dead"]
+    alive = [w for w in before if w.state != "dead"]
     held = _held(ledger)
     OrderBook(ledger.client).kill()
     ledger.announce("fleet.killed", workers=len(alive))
-    _await_departure(config, alive, OBEY_S, None, dead_too=True)
+    there = _await_departure(config, alive, OBEY_S, None, dead_too=True)
     left = []
-    for name in {worker.record.name for worker in workers(config)}.intersection(before):
-        if _kill_here(before[name]) or before[name].state == "dead":
+    for worker in [*there, *_await_departure(config, dead, 0, None, dead_too=True)]:
+        name = worker.record.name
+        if _kill_here(worker) or worker.state == "dead":
             ledger.expire_worker(name)
             Fleet(ledger.client).forget(name)
         else:
             left.append(name)
-    ended = sum(held[name] for name in before if name not in left)
-    return Killed("incomplete" if left else "killed", len(set(alive) - set(left)), ended, tuple(left))
+    ended = sum(held[w.record.name] for w in before if w.record.name not in left)
+    return Killed("incomplete" if left else "killed", len(alive) - len(left), ended, tuple(left))
+
+
+def _process(worker: WorkerStatus) -> tuple[str, int, int]:
+    record = worker.record
+    return record.name, record.pid, record.started_ms
 
 
 def _held(ledger: Ledger) -> Counter[str]:
@@ -97,34 +105,39 @@ def _held(ledger: Ledger) -> Counter[str]:
 def _kill_here(worker: WorkerStatus) -> bool:
     """SIGKILL, when the worker is a process of this machine; whether it is gone."""
     record = worker.record
-    if record.place != host.place():
+    if record.place != host.place() or not record.born:
         return False
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(record.pid)
-        # Process ids are used again: only what looks like a worker is ended.
-        if "worker" in process.cmdline():
-            process.send_signal(signal.SIGKILL)
-            process.wait(OBEY_S)
+        # Process ids are used again: another process is not touched, and the worker is gone then.
+        if host.born(record.pid) != record.born:
+            return True
+        process.send_signal(signal.SIGKILL)
+        process.wait(OBEY_S)
     return not host.is_alive(record.pid)
 
 
 def _await_departure(
     config: Config,
-    names: Sequence[str],
+    waited_for: Sequence[WorkerStatus],
     timeout_s: float,
     tell: Callable[[str], None] | None,
     *,
     dead_too: bool = False,
-) -> list[str]:
-    """Those of the workers that are still on the register, and live (or not), after `timeout_s`."""
+) -> list[WorkerStatus]:
+    """Those of the workers that are still on the register, and live (or not), after `timeout_s`.
+
+    A successor of the same name (systemd and containers start one) is another process.
+    """
     deadline, told = time.monotonic() + timeout_s, ""
     while True:
-        there = {w.record.name: w for w in workers(config)}
-        left = [name for name in names if name in there and (dead_too or there[name].state != "dead")]
+        there = {_process(w): w for w in workers(config)}
+        found = [w for w in waited_for if _process(w) in there]
+        left = [w for w in found if dead_too or there[_process(w)].state != "dead"]
         if not left or time.monotonic() > deadline:
             return left
-        busy = sum(there[name].record.busy for name in left)
-        line = f"{len(left)} workers are left, {busy} attempts run"
+        busy = sum(there[_process(w)].record.busy for w in left)
+        line = f"workers left: {len(left)}, attempts that run: {busy}"
         if tell and line != told:
             tell(line)
             told = line

@@ -120,7 +120,8 @@ def _dismiss_surplus(config: Config, slots: int) -> int:
     """Dismiss as many of the workers kept here as are not needed; the first one stays."""
     found = service.supervised(config)
     surplus = 0
-    for worker in reversed(found.workers[1:] if found else []):
+    staying = [worker for worker in found.workers if not worker["leaving"]] if found else []
+    for worker in reversed(staying[1:]):
         if worker["slots"] > slots:
             break
         slots -= worker["slots"]

@@ -57,11 +57,15 @@ def _counted(found: Sequence[WorkerStatus]) -> dict[str, Any]:
 
 def slots_alive(config: Config, queue: str = "") -> int:
     """Slots of the workers that live and take work (of a queue), those that are starting here included."""
-    records = [w.record for w in workers(config) if w.state not in ("dead", "draining")]
-    serving = [w.slots for w in records if not queue or w.every or queue in w.queues]
-    known = {w.name for w in records}
-    kept = service.supervised(config)
-    starting = [w for w in (kept.workers if kept else ()) if w["name"] not in known]
+    found, kept = workers(config), service.supervised(config)
+    known = {w.record.name for w in found}
+    here = kept.workers if kept else []
+    leaving = {w["name"] for w in here if w["leaving"]}
+    records = [w.record for w in found if w.state not in ("dead", "draining")]
+    serving = [
+        w.slots for w in records if w.name not in leaving and (not queue or w.every or queue in w.queues)
+    ]
+    starting = [w for w in here if w["name"] not in known | leaving]
     serving += [int(w["slots"]) for w in starting if not w["queues"] or queue in ("", *w["queues"])]
     return sum(serving)
 

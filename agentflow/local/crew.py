@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -100,10 +100,16 @@ class Crew:
                 OrderBook(client).dismiss(worker.name, reason)
             worker.dismissed()
 
-    def abandon(self) -> None:
-        """Nobody gets a successor: the fleet was killed or drained."""
+    def abandon(self, serving: Collection[str]) -> None:
+        """Nobody gets a successor: the fleet is drained.
+
+        Those in `serving` know it and leave by themselves; one that is still starting is told to go.
+        """
         for worker in self._workers:
-            worker.dismissed()
+            if worker.name in serving:
+                worker.dismissed()
+            else:
+                worker.stop()
         self._workers = [w for w in self._workers if w.pid]
 
     def close(self) -> None:
@@ -117,7 +123,10 @@ class Crew:
     def describe(self) -> list[dict[str, Any]]:
         """The processes, for status and for the successor of a killed supervisor."""
         return [
-            {"name": w.name, "pid": w.pid, "slots": w.slots, "queues": list(w.queues), "kind": w.kind}
+            {
+                "name": w.name, "pid": w.pid, "slots": w.slots, "queues": list(w.queues), "kind": w.kind,
+                "leaving": w.is_leaving,
+            }
             for w in self._workers
             if w.pid
-        ]
+        ]  # fmt: skip

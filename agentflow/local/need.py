@@ -18,6 +18,8 @@ from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger
 from agentflow.store.limits import FLEET
 from agentflow.store.orders import OrderBook, Orders
+from agentflow.store.reading import RunNotFoundError
+from agentflow.store.records import RunRecord
 
 log = logging.getLogger("agentflow.supervisor")
 
@@ -32,7 +34,10 @@ DOWN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one look at the ledger shows. `waiting`: nodes that wait for a slot; `limit`: 0 is none."""
+    """What one look at the ledger shows. `waiting`: nodes that wait for a slot; `limit`: 0 is none.
+
+    `busy`: attempts of the workers that serve, by name.
+    """
 
     orders: Orders = field(default_factory=Orders)
     open_runs: bool = False
@@ -61,7 +66,7 @@ def look(connect: Connect, queues: set[str]) -> Seen | None:
     try:
         with connect() as client:
             ledger, fleet = Ledger(client), Fleet(client)
-            runs = [ledger.run(run_id) for run_id in ledger.open_runs()]
+            runs = [run for run_id in ledger.open_runs() if (run := _read(ledger, run_id))]
             names = sorted(fleet.roles() | fleet.queues() | queues | {SYSTEM_QUEUE})
             in_broker = sum(fleet.queue_lengths(names).values()) if runs else 0
             return Seen(
@@ -70,10 +75,18 @@ def look(connect: Connect, queues: set[str]) -> Seen | None:
                 open_runs=any(run.running or run.state is not RunState.DRAINING for run in runs),
                 waiting=in_broker + sum(ledger.waiting().values()),
                 limit=ledger.limits().get(FLEET, 0),
-                busy={worker.name: worker.busy for worker in ledger.workers()},
+                busy={worker.name: worker.busy for worker in ledger.workers() if worker.state != "waiting"},
             )
     except (redis.RedisError, OSError) as error:
         log.warning("cannot look at the ledger: %s", error)
+        return None
+
+
+def _read(ledger: Ledger, run_id: str) -> RunRecord | None:
+    """A run; None when its record is gone or broken, which must not end the workers of the others."""
+    try:
+        return ledger.run(run_id)
+    except (RunNotFoundError, ValueError):
         return None
 
 

@@ -113,13 +113,17 @@ class Supervisor:
     # -- commands --------------------------------------------------------------------------------
 
     def _answer(self, listener: sockets.socket) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        try:
             connection, _ = listener.accept()
             with connection:
                 connection.settimeout(5)
                 question = control.receive(connection)
                 self._last_use = time.monotonic()
                 control.send(connection, self._obey(question))
+        except (OSError, ValueError):
+            log.debug("a question that was none", exc_info=True)
+        except Exception:  # the boundary of a command: what it cannot do must not end the workers
+            log.exception("a command was given up")
 
     def _obey(self, question: Mapping[str, Any]) -> dict[str, Any]:
         op = question.get("op")
@@ -130,6 +134,7 @@ class Supervisor:
             self._settings = Settings.of(question.get("fleet", {}))
             self._look()
             self._known_kill, self._is_held = self._seen.orders.kill, False
+            self._next_look = min(self._next_look, time.monotonic() + LOOK_S)
             hired = self._work() if op == "work" else self._spawn(question)
             self._note()
             return self._describe() | {"hired": hired}
@@ -212,8 +217,12 @@ class Supervisor:
         if orders.kill != self._known_kill:
             log.info("the fleet was killed; nothing is started until somebody asks for it")
             self._known_kill, self._is_held = orders.kill, True
+        if self._is_held:
+            # One that was starting when the order came does not know it as new.
+            self._crew.stop()
+        elif orders.drained:
+            self._crew.abandon(self._seen.busy)
         if self._is_held or orders.drained:
-            self._crew.abandon()
             return before != self._crew.describe()
         self._crew.refill(self._environment)
         if self._settings.autoscale:

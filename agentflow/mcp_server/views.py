@@ -69,7 +69,7 @@ def run_line(run: RunRecord) -> shapes.RunLine:
         run=run.id,
         state=run.state.value,
         feature=run.feature,
-        done=run.nodes_total - run.nodes_left,
+        done=run.nodes_ended,
         total=run.nodes_total,
         opened_ms=run.opened_ms,
     )

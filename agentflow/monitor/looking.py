@@ -76,9 +76,10 @@ class Monitor:
         if Path(word).name == word and record.is_file():
             raise InfraError(
                 f"the ledger has no run {word!r}, though its record is on this machine",
-                why="Redis was emptied, or lost its data",
-                fix=f"run it again: agentflow run {record} (what its attempts made is kept as refs/agentflow/"
-                f"{word}/ in the store repository)",
+                why=f"it is in another Redis than {self._config.shown_url()}, or this one lost its data",
+                fix="name the other one (AGENTFLOW_REDIS_URL, or --redis-url before the command), or run it "
+                f"again: agentflow run {record} (what its attempts made is kept as refs/agentflow/{word}/ in "
+                "the store repository)",
                 code="AF-INFRA-011",
             )
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from agentflow import host
 from agentflow.config import Config
 from agentflow.store import client
 from agentflow.store.client import NO_ANSWER
@@ -64,10 +65,12 @@ class Progress:
         """The health of the workers of this host, or of the one that is named (or its part before the @)."""
         client.check(self._client, self._url)
         with reachable(self._url):
-            host = socket.gethostname()
-            mine = {name: r for name, r in self._register().items() if _is_meant(r, wanted, host)}
+            machine = socket.gethostname()
+            mine = {name: r for name, r in self._register().items() if _is_meant(r, wanted, machine)}
+            # Who was killed stays on the register for a while; what counts is who serves in its place.
+            mine = {name: r for name, r in mine.items() if wanted or not _is_gone(r)}
             if not mine:
-                told = f"called {wanted}" if wanted else f"of the host {host}"
+                told = f"called {wanted}" if wanted else f"of the host {machine}"
                 return Health(wrong=(f"no worker {told} is on the register",))
             wrong = [line for record in mine.values() for line in self._signs(record)]
             return Health(tuple(mine), tuple(wrong or self._stuck(mine, patience_s, wait)))
@@ -114,7 +117,12 @@ class Progress:
         return frozenset((name, *pair) for name in queues for pair in fleet.waiting(name))
 
 
-def _is_meant(record: WorkerRecord, wanted: str | None, host: str) -> bool:
+def _is_gone(record: WorkerRecord) -> bool:
+    """Whether it was a process of this place that is no more (one that hangs is still there)."""
+    return bool(record.born) and record.place == host.place() and host.born(record.pid) != record.born
+
+
+def _is_meant(record: WorkerRecord, wanted: str | None, machine: str) -> bool:
     if wanted is None:
-        return record.host == host
+        return record.host == machine
     return wanted in (record.name, record.name.partition("@")[0])

@@ -176,7 +176,7 @@ def run_as_dict(run: RunRecord) -> dict[str, Any]:
 def event_as_dict(event: Event) -> dict[str, Any]:
     """A transition as a line of an event stream, without the fields that say nothing.
 
-    A run may be closed more than once (it landed, or was opened again): such a transition is `run.closed`,
+    A run may be closed more than once (it was opened again): such a transition is `run.closed`,
     and `run_finished` makes the one line that ends the stream.
     """
     told = {key: value for key, value in dataclasses.asdict(event).items() if value not in ("", 0, {})}

@@ -103,6 +103,20 @@ def is_role(words: Sequence[Word], config: Config) -> bool:
     return len(words) > 1 and not first.quoted and config.role_name(first.text) is not None
 
 
+def check_mistyped(words: Sequence[Word], config: Config) -> None:
+    """Raise `UsageError` for `bakend "Add POST /login"`: a word near a verb or role, then quoted ones."""
+    if len(words) < 2 or words[0].quoted or not all(word.quoted for word in words[1:]):  # noqa: PLR2004 (a word and another)
+        return
+    first = words[0]
+    near = did_you_mean(first.text, [*verbs(), *config.roles])
+    if near:
+        raise UsageError(
+            f"{first.text!r} is neither a verb nor a role",
+            fix=f"{near} For the planner, quote all words as one",
+            code="AF-USAGE-011",
+        )
+
+
 def line_data(words: Sequence[Word], known: Collection[str], config: Config) -> dict[str, Any]:
     """The data of the spec that a line means. Raises `UsageError` for a verb or a file that is not there.
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import redis
 
 from agentflow.errors import InfraError
-from agentflow.store import keys
+from agentflow.store import keys, scripts
 
 #: kombu's Redis transport keeps one list per priority: `queue` for 0, `queue\x06\x16N` for 1-9.
 PRIORITIES = range(10)
@@ -57,11 +57,8 @@ class Fleet:
             "seen_ms": now_ms,
             "busy": busy,
         }
-        pipe = self._client.pipeline(transaction=True)
-        pipe.hset(keys.worker(name), mapping=cast("Any", fields))
-        pipe.expire(keys.worker(name), keys.WORKER_TTL_S)
-        pipe.zadd(keys.WORKER_NAMES, {name: now_ms})
-        pipe.execute()
+        flat = [word for field in fields.items() for word in field]
+        scripts.call(self._client, "register", "", name, keys.WORKER_TTL_S, now_ms, *flat)
 
     def forget(self, name: str) -> None:
         """Take a worker off the register."""

@@ -12,6 +12,7 @@ from typing import cast
 
 from agentflow.store import keys
 from agentflow.store.client import connect_binary
+from agentflow.store.packs import check_room
 
 #: Bytes of one log that travel: its end.
 LOG_CAP_BYTES = 64 * 1024
@@ -27,16 +28,20 @@ class Logs:
         self._key = _PREFIX + run_id
 
     def put(self, name: str, text: bytes) -> None:
-        """Keep the end of a log under its file name."""
+        """Keep the end of a log under its file name. Raises `FullError` when Redis is nearly full."""
+        check_room(self._client)
         pipe = self._client.pipeline(transaction=True)
         pipe.hset(self._key, name, zlib.compress(text[-LOG_CAP_BYTES:]))
         pipe.expire(self._key, TTL_S)
         pipe.execute()
 
     def all(self) -> dict[str, bytes]:
-        """Every log by its file name."""
+        """Every log by its file name, at most `LOG_CAP_BYTES` of each, whatever was put there."""
         raw = cast("dict[bytes, bytes]", self._client.hgetall(self._key))
-        return {name.decode(): zlib.decompress(text) for name, text in raw.items()}
+        return {
+            name.decode("utf-8", "replace"): zlib.decompressobj().decompress(text, LOG_CAP_BYTES)
+            for name, text in raw.items()
+        }
 
     def forget(self) -> None:
         """Remove them."""

@@ -2,13 +2,13 @@
 
 | key | type | holds | TTL | owner |
 |---|---|---|---|---|
-| `af:pack:<scope>:<commit>` | hash | see `PackRecord`; needs and ends as lines | `ttl_s` | the scope |
-| `af:pack:<scope>:<commit>:<writer>:<n>` | string | 1 MB of the pack | `ttl_s` | the scope |
+| `af:pack:<scope>:<commit>` | hash | see `PackRecord`; lists as lines | `ttl_s` | the scope |
+| `af:pack:<scope>:<commit>:<writer>:<n>` | string | 1 MB of the pack | 6 h, then `ttl_s` | the scope |
 | `af:packs:<scope>` | zset | commit -> when it came (ms) | `ttl_s` | the scope |
 
 A scope is a run, or a project (the bases that its runs start from). The hash is written last, so a pack is
 there whole or not at all. Two writers of one commit (a zombie and its successor) write different chunks
-(`writer`); whoever names them first wins.
+(`writer`); whoever names them first wins. Chunks that nobody ever names (their writer died) go after 6 hours.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from agentflow.store.client import connect_binary
 CHUNK_BYTES = 1 << 20
 #: Share of Redis' memory above which nothing large is put in: what runs must still be able to end.
 FULL_SHARE = 0.8
+#: The same for the work of runs that are under way: without it they could not end.
+WORK_SHARE = 0.95
+#: Seconds that chunks live before their pack is named.
+UPLOAD_TTL_S = 6 * 3600
 _PREFIX = "af:pack:"
 _INDEX = "af:packs:"
 
@@ -36,7 +40,7 @@ _INDEX = "af:packs:"
 @dataclass(frozen=True, slots=True)
 class PackRecord:
     """A pack that can be had. `needs` are commits whose objects the receiver must have before; `ends` are
-    commits in it whose parents nobody sends; `remote` is set when the objects are not in Redis but in that
+    commits in it whose parents nobody sends, `goes_on` such whose parents come with it; `remote` is set when the objects are not in Redis but in that
     git remote.
     """
 
@@ -48,15 +52,23 @@ class PackRecord:
     sha256: str = ""
     writer: str = ""
     ends: tuple[str, ...] = ()
+    goes_on: tuple[str, ...] = ()
+
+
+class FullError(InfraError):
+    """Redis has no room for what it was to take."""
+
+    code = "AF-INFRA-041"
 
 
 class Packs:
     """Packs of one scope on one Redis. Safe to share between threads."""
 
-    def __init__(self, url: str, scope: str, *, ttl_s: int) -> None:
+    def __init__(self, url: str, scope: str, *, ttl_s: int, full_share: float = FULL_SHARE) -> None:
         self._client = connect_binary(url)
         self._scope = scope
         self._ttl_s = ttl_s
+        self._full_share = full_share
 
     def find(self, commit: str) -> PackRecord | None:
         """The record of a commit's pack; None when there is none (or it has expired)."""
@@ -74,6 +86,7 @@ class Packs:
             fields["sha256"],
             fields["writer"],
             tuple(fields.get("ends", "").split()),
+            tuple(fields.get("goes_on", "").split()),
         )
 
     def commits(self) -> list[str]:
@@ -81,23 +94,41 @@ class Packs:
         return [c.decode() for c in cast("list[bytes]", self._client.zrevrange(self._index, 0, -1))]
 
     def put(
-        self, commit: str, pack: Path, needs: Sequence[str] = (), *, ends: Sequence[str] = ()
+        self,
+        commit: str,
+        pack: Path,
+        needs: Sequence[str] = (),
+        *,
+        ends: Sequence[str] = (),
+        goes_on: Sequence[str] = (),
     ) -> PackRecord:
-        """Store a pack; the first one for a commit stays. Raises `InfraError` when Redis is nearly full."""
+        """Store a pack; the first one for a commit stays. Raises `FullError` when Redis is nearly full."""
         known = self.find(commit)
         if known:
             return known
         size = pack.stat().st_size
-        check_room(self._client, size)
+        check_room(self._client, size, share=self._full_share)
         writer = secrets.token_hex(4)
         digest = hashlib.sha256()
         count = 0
         with pack.open("rb") as stream, full_is_told():
             for count, chunk in enumerate(_chunks(stream), 1):
                 digest.update(chunk)
-                self._client.set(self._chunk(commit, writer, count), chunk, ex=self._ttl_s)
-        record = PackRecord(commit, size, tuple(needs), "", count, digest.hexdigest(), writer, tuple(ends))
-        return self._name(record)
+                ttl_s = min(UPLOAD_TTL_S, self._ttl_s)
+                self._client.set(self._chunk(commit, writer, count), chunk, ex=ttl_s)
+            return self._name(
+                PackRecord(
+                    commit,
+                    size,
+                    tuple(needs),
+                    "",
+                    count,
+                    digest.hexdigest(),
+                    writer,
+                    tuple(ends),
+                    tuple(goes_on),
+                )
+            )
 
     def refer(self, commit: str, remote: str) -> PackRecord:
         """Say that a commit is to be fetched from a git remote."""
@@ -110,13 +141,17 @@ class Packs:
         pipe.hsetnx(key, "writer", record.writer)
         for field in ("size", "chunks", "sha256", "remote"):
             pipe.hsetnx(key, field, getattr(record, field))
-        pipe.hsetnx(key, "needs", "\n".join(record.needs))
-        pipe.hsetnx(key, "ends", "\n".join(record.ends))
-        pipe.expire(key, self._ttl_s)
+        for field in ("needs", "ends", "goes_on"):
+            pipe.hsetnx(key, field, "\n".join(getattr(record, field)))
+        for one in (key, *self._chunk_keys(record)):
+            pipe.expire(one, self._ttl_s)
         now = self._client.time()
         pipe.zadd(self._index, {record.commit: now[0] * 1000 + now[1] // 1000})
         pipe.expire(self._index, self._ttl_s)
-        won = bool(pipe.execute()[0])
+        # Read back, not taken from the first answer: when that is lost on the way the client sends all of
+        # this again, and would find its own mark.
+        pipe.hget(key, "writer")
+        won = pipe.execute()[-1].decode() == record.writer
         if not won:
             self._drop_chunks(record)
         return record if won else (self.find(record.commit) or record)
@@ -136,20 +171,25 @@ class Packs:
         if digest.hexdigest() != record.sha256:
             raise _missing(record.commit, "it is not as it was put in")
 
-    def refresh(self, record: PackRecord) -> None:
-        """Let a pack that is used again live for another `ttl_s`."""
+    def refresh(self, record: PackRecord) -> bool:
+        """Let a pack that is used again live for another `ttl_s`; False when some of it is gone."""
         pipe = self._client.pipeline(transaction=False)
-        for key in (self._key(record.commit), self._index, *self._chunk_keys(record)):
+        for key in (self._index, self._key(record.commit), *self._chunk_keys(record)):
             pipe.expire(key, self._ttl_s)
-        pipe.execute()
+        return all(pipe.execute()[1:])
+
+    def drop(self, commit: str) -> None:
+        """Remove a commit's pack (or what there is of it)."""
+        record = self.find(commit)
+        self._client.delete(self._key(commit))
+        self._client.zrem(self._index, commit)
+        if record:
+            self._drop_chunks(record)
 
     def forget(self) -> None:
         """Remove every pack of the scope."""
         for commit in self.commits():
-            record = self.find(commit)
-            if record:
-                self._drop_chunks(record)
-            self._client.delete(self._key(commit))
+            self.drop(commit)
         self._client.delete(self._index)
 
     def _drop_chunks(self, record: PackRecord) -> None:
@@ -187,26 +227,24 @@ def _missing(commit: str, why: str) -> InfraError:
 
 @contextmanager
 def full_is_told() -> Iterator[None]:
-    """Turn Redis' refusal for want of memory into an `InfraError`."""
+    """Turn Redis' refusal for want of memory into a `FullError`."""
     try:
         yield
     except redis.OutOfMemoryError as error:
-        raise InfraError(
+        raise FullError(
             "Redis has no memory left",
             why=str(error),
             fix="raise maxmemory, or free what closed runs hold: agentflow gc",
-            code="AF-INFRA-041",
         ) from error
 
 
-def check_room(client: redis.Redis, more_bytes: int = 0) -> None:
-    """Raise `InfraError` when Redis is, or with `more_bytes` would be, above 80 % of its memory."""
+def check_room(client: redis.Redis, more_bytes: int = 0, *, share: float = FULL_SHARE) -> None:
+    """Raise `FullError` when Redis is, or with `more_bytes` would be, above this share of its memory."""
     memory = cast("dict[str, int]", client.info("memory"))
     used, limit = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
-    if limit and used + more_bytes > FULL_SHARE * limit:
-        raise InfraError(
+    if limit and used + more_bytes > share * limit:
+        raise FullError(
             f"Redis is too full: {(used + more_bytes) >> 20} of {limit >> 20} MiB would be used",
-            why=f"above {FULL_SHARE:.0%} nothing new is taken, so that what runs can end",
+            why=f"above {share:.0%} nothing new is taken, so that what runs can end",
             fix="raise maxmemory, or free what closed runs hold: agentflow gc",
-            code="AF-INFRA-041",
         )

@@ -296,6 +296,7 @@ def _worker(name: str, raw: Mapping[str, str]) -> WorkerRecord:
         load=float(raw.get("load") or 0),
         place=raw.get("place", ""),
         started_ms=_int(raw, "started_ms"),
+        born=raw.get("born", ""),
     )
 
 

@@ -19,8 +19,8 @@ class RunRecord:
     """One run. `repo` is the repository's object directory, `root` its work tree, `onto` the
     target's commit to integrate on when it has moved. `since_ms`: when it was opened or resumed last; its
     timeout counts from there. `transport` says how objects reach the workers: `alternates` (they read
-    `repo` on the submitter's machine, `host`) or `packs` (through Redis). `result` is the commit to land (or the merged tree
-    of a failed validation).
+    `repo` on the submitter's machine, `host`) or `packs` (through Redis). `result` is the commit to
+    land (or the merged tree of a failed validation).
     """
 
     id: str
@@ -48,6 +48,11 @@ class RunRecord:
     branch: str = ""
     onto: str = ""
     reason: str = ""
+
+    @property
+    def nodes_ended(self) -> int:
+        """How many of its `nodes_total` have ended (`nodes_left` counts `@integrate` too, the last)."""
+        return self.nodes_total - max(0, self.nodes_left - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,8 @@ class WorkerRecord:
     `state`: `idle`, `working`, `held` (takes one node at a time, `reason` says why), `draining`, `waiting`
     (the fleet is drained). `room`: slots that it serves now (-1: all). `running`: `run/node` of some of its
     attempts. `memory_mb`: with its children. `load`: of its host, a share of all processors. `place`: tells
-    hosts and containers apart where process ids mean the same.
+    hosts and containers apart where process ids mean the same; `born` (when it was started, by its kernel) a
+    process from another one that has its id later.
     """
 
     name: str
@@ -137,6 +143,7 @@ class WorkerRecord:
     load: float = 0.0
     place: str = ""
     started_ms: int = 0
+    born: str = ""
 
     @property
     def draining(self) -> bool:

@@ -14,8 +14,8 @@ from redis.exceptions import NoScriptError
 
 _SHARED = ("lib.lua", "locks.lua", "room.lua", "nodes.lua")
 #: A full Redis must still be able to end what it holds (flags of Redis 7.0).
-_ALLOW_OOM = frozenset({"settle", "requeue", "renew", "close", "control", "unbar", "capacity"})
-_ALONE = frozenset({"renew"})
+_ALLOW_OOM = frozenset({"settle", "requeue", "renew", "register", "close", "control", "unbar", "capacity"})
+_ALONE = frozenset({"renew", "register"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from agentflow import host
 from agentflow.config import Config
-from agentflow.tasks import host
 from agentflow.tasks.attempts import ATTEMPTS
 
 #: Percent below a limit at which a worker that held back takes on again.

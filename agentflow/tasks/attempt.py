@@ -31,6 +31,7 @@ from agentflow.errors import (
 from agentflow.states import NodeState
 from agentflow.store.client import Unreachable
 from agentflow.store.ledger import Claim
+from agentflow.store.packs import FullError
 from agentflow.store.records import NodeRecord
 from agentflow.store.scripts import Answer
 from agentflow.tasks import optimistic, prompt
@@ -113,6 +114,7 @@ def work(attempt: Attempt) -> tuple[Outcome, Delivery]:
         delivery = desk.deliver(outcome)
         desk.judge(delivery)
         attempt.held.stop.check()
+        _patiently(attempt, partial(desk.share, delivery))
         return outcome, delivery
 
 
@@ -277,15 +279,18 @@ def _requeue(
 
 
 def _patiently(attempt: Attempt, transition: Callable[[], T]) -> T:
-    """A settlement outlives an absence of Redis; the fence decides whether it still counts."""
+    """Finished work outlives an absence of Redis, or its want of room; the fence decides whether it still
+    counts.
+    """
     until = time.monotonic() + SETTLE_PATIENCE_S
     while True:
         try:
             answer = transition()
-        except Unreachable:
+        except (FullError, *Unreachable) as error:
             if time.monotonic() > until:
                 raise
-            log.warning("Redis is away; %s of run %s waits to be settled", attempt.node.id, attempt.run.id)
+            where = f"{attempt.node.id} of run {attempt.run.id}"
+            log.warning("%s waits to be settled: Redis is away or full (%s)", where, error)
             time.sleep(0.5)
         else:
             return answer

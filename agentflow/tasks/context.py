@@ -20,6 +20,7 @@ from agentflow.store.client import connect
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import RunRecord
 from agentflow.store.scripts import Answer
+from agentflow.workspace import leftovers
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ class Context:
         """Logs, transcripts and workspaces of a run on this machine."""
         path = self.config.data_dir / "runs" / run_id
         (path / "logs").mkdir(parents=True, exist_ok=True)
+        leftovers.sign(path, self.config.client_url())
         return path
 
 

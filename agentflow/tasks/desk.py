@@ -47,6 +47,10 @@ class Desk(Protocol):
         """Run the acceptance in a clean checkout; raises `AcceptanceFailed`."""
         ...
 
+    def share(self, delivery: Delivery) -> None:
+        """Let other machines have what was accepted; harmless when it is done again."""
+        ...
+
     def close(self) -> None:
         """Take the workspace away."""
         ...
@@ -86,6 +90,9 @@ class EmptyDesk:
     def judge(self, delivery: Delivery) -> None:
         """Nothing to judge."""
 
+    def share(self, delivery: Delivery) -> None:
+        """Nothing to share."""
+
     def close(self) -> None:
         """Nothing to take away."""
 
@@ -105,6 +112,7 @@ class GitDesk:
         self._log = self._run_dir / "logs" / f"{self._name}.log"
         self._base = ""
         self._needs: tuple[str, ...] = ()
+        self._pack: Path | None = None
         self._prompt = ""
         self._workspace: clone.Workspace | None = None
         self._own: Surroundings | None = None
@@ -159,7 +167,8 @@ class GitDesk:
             )
         ref = node_ref(run.id, node.id, self._attempt.claim.attempt)
         paths = ingest.ingest(self._store, recorded, ref, allowed=node.artifacts or None)
-        self._depot.share(recorded.commit, self._needs)
+        # What it holds beyond its base is what it holds beyond its needs, unless those were merged first.
+        self._pack = recorded.pack if self._base in self._needs else None
         return Delivery(commit=recorded.commit, paths=paths, base=self._base)
 
     def judge(self, delivery: Delivery) -> None:
@@ -190,6 +199,11 @@ class GitDesk:
                 feedback=verdict.output,
             )
         self._attempt.tests.update(verdict.tests)
+
+    def share(self, delivery: Delivery) -> None:
+        """Green work travels; red work stays on this machine."""
+        if delivery.commit:
+            self._depot.share(delivery.commit, self._needs, pack=self._pack)
 
     def close(self) -> None:
         """Remove the workspace; commits, logs and transcripts are kept elsewhere."""

@@ -9,11 +9,12 @@ import socket
 import uuid
 from typing import Any
 
+from agentflow import host
 from agentflow.app import SYSTEM_QUEUE, WORKER_QUEUE, queue
 from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
 from agentflow.store.orders import OrderBook, Orders
-from agentflow.tasks import affinity, host
+from agentflow.tasks import affinity
 from agentflow.tasks.admission import Admission
 from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context
@@ -42,6 +43,7 @@ class Heart:
         self._admission = Admission(context.config)
         self._place = host.place()
         self._started_ms = context.ledger.now_ms()
+        self._born = host.born(os.getpid())
         self._kill = self._orders.read().kill
         self._is_ready = False
         affinity.NEAR.belong_to(worker)
@@ -61,8 +63,7 @@ class Heart:
         try:
             self._renew()
             orders = self._orders.read()
-            if orders.kill != self._kill:
-                self.die()
+            self.obey_kill(orders)
             self._obey(orders)
             if self._is_ready:
                 self._look()
@@ -110,6 +111,11 @@ class Heart:
 
         DEPARTURE.begin(reason, patient=patient, again=again, wake=wake if self._is_ready else None)
 
+    def obey_kill(self, orders: Orders) -> None:
+        """End now when the fleet was killed since this worker began."""
+        if orders.kill != self._kill:
+            self.die()
+
     def die(self) -> None:
         """End now. What runs here is ready again and nothing is counted; its processes die with this one."""
         ATTEMPTS.close()
@@ -152,6 +158,7 @@ class Heart:
                 "load": host.load(),
                 "place": self._place,
                 "started_ms": self._started_ms,
+                "born": self._born,
             },
         )
 

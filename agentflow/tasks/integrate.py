@@ -24,7 +24,7 @@ from agentflow.store.records import INTEGRATE, NodeRecord
 from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context, current
 from agentflow.tasks.surroundings import Surroundings
-from agentflow.transport import open_depot, send_logs
+from agentflow.transport import keep_work, open_depot, send_logs
 from agentflow.workspace import acceptance, clone, merge
 from agentflow.workspace.store import Store
 
@@ -136,6 +136,7 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     merged = merge.merge_all(store, commits, run.base)
     store.keep(f"refs/agentflow/{run_id}/merged", merged)
     depot.share(merged, commits or [run.base])
+    keep_work(context.config, run, commits)
     if failed:
         return _failed(causes, merged)
     return _validate(context, run_id, store, merged, stop, deadline)

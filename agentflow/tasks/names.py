@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from agentflow import host
 from agentflow.errors import InfraError
 from agentflow.store.orders import OrderBook
-from agentflow.tasks import host
 from agentflow.tasks.attempt import MAX_LOSSES
 from agentflow.tasks.context import Context
 

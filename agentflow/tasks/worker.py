@@ -105,7 +105,10 @@ class AgentflowStep(bootsteps.StartStopStep):
         self._heart = heart = Heart(context, parent, every_role=self._every_role)
         names.take(context, parent.hostname, heart.token, self._look_up)
         book = OrderBook(context.client)
+        # Its predecessor of this name may have died with messages in a queue that only it consumed.
+        Fleet(context.client).close_near(parent.hostname)
         while (orders := book.read()).drained:
+            heart.obey_kill(orders)
             heart.sign("waiting", f"the fleet is drained: {orders.reason}")
             book.take_name(parent.hostname, heart.token)
             self._look_up(WAIT_S)

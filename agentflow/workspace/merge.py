@@ -102,7 +102,8 @@ def _merge(store: Store, one: str, other: str) -> str:
     first, second = sorted((one, other))
     key = (store.git_dir, first, second)
     found = _MERGES.get(key)
-    if found is None:
+    # The store may be another one at the same place by now, or its loose objects were collected.
+    if found is None or (isinstance(found, str) and not store.holds_loose(found)):
         found = _make(store, first, second)
         _MERGES.put(key, found)
     if isinstance(found, _Clash):

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentflow.errors import InfraError
+from agentflow.errors import ConflictError, InfraError
+from agentflow.places import masked
 from agentflow.workspace.gitcmd import TIMEOUT_S, Git, base_env, check_oid
 from agentflow.workspace.store import Store, create_bare, locked, write_atomically
 
@@ -35,25 +36,36 @@ def open_pool(data_dir: Path, project: str) -> Store:
 
 
 def open_run_store(folder: Path, pool: Store, base: str) -> Store:
-    """The store of one run, in the run's own directory. History ends at `base`."""
+    """The store of one run, in the run's own directory. History ends at `base`.
+
+    One that is not whole (somebody died while it was removed), or whose pool has moved, is put right.
+    """
     git_dir = folder.absolute() / "store.git"
-    if not (git_dir / "shallow").exists():
+    alternates, line = git_dir / "objects" / "info" / "alternates", f"{pool.objects}\n"
+    if not (git_dir / "shallow").exists() or not alternates.exists() or alternates.read_text() != line:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder.absolute() / "store.lock"):
             create_bare(git_dir)
-            write_atomically(git_dir / "objects" / "info" / "alternates", f"{pool.objects}\n")
-            write_atomically(git_dir / "shallow", f"{check_oid(base)}\n")
-    return Store(git_dir)
+            write_atomically(alternates, line)
+            if not (git_dir / "shallow").exists():
+                write_atomically(git_dir / "shallow", f"{check_oid(base)}\n")
+    return Store(git_dir, pool.name)
 
 
-def end_history_at(store: Store, commits: Sequence[str]) -> None:
-    """Tell git that the history of these commits is not here either."""
+def incarnation(store: Store) -> int:
+    """Differs between two stores that were made at the same place one after the other."""
+    return (store.git_dir / "config").stat().st_mtime_ns
+
+
+def end_history_at(store: Store, commits: Sequence[str], *, goes_on: Sequence[str] = ()) -> None:
+    """Tell git that the history of these commits is not here either, and that of `goes_on` is by now."""
     path = store.git_dir / "shallow"
     with locked(store.git_dir.with_suffix(".lock")):
         known = path.read_text().split()
-        new = [check_oid(commit) for commit in commits if commit not in known]
-        if new:
-            write_atomically(path, "".join(f"{oid}\n" for oid in [*known, *new]))
+        ends = dict.fromkeys([*known, *map(check_oid, commits)])
+        wanted = [oid for oid in ends if oid not in goes_on]
+        if wanted != known:
+            write_atomically(path, "".join(f"{oid}\n" for oid in wanted))
 
 
 def pack_base(git: Git, base: str, target: Path, *, without: str = "") -> int:
@@ -90,22 +102,36 @@ def pack_work(store: Store, commit: str, needs: Sequence[str], target: Path) -> 
     return target.stat().st_size
 
 
-def pack_history(git: Git, tip: str, base: str, target: Path) -> tuple[int, list[str]]:
-    """Pack everything of `tip` that `base` does not reach.
+def pack_history(git: Git, tip: str, base: str, target: Path) -> tuple[int, list[str], list[str]]:
+    """Pack what merging with `tip` takes beyond `base`: both their histories since they parted.
 
-    Returns the size in bytes and the commits whose parents are not in it (history ends there, apart from
-    `base` itself).
+    Returns the size in bytes, the commits whose parents are not in it (history ends there) and those whose
+    parents a store that knew only `base` has from now on. Raises `ConflictError` when there is no single
+    commit in which they parted.
     """
-    check_oid(tip)
-    check_oid(base)
-    with target.open("wb") as stream:
-        git.call(*_PACKING, "--revs", data=f"{tip}\n--not\n{base}\n".encode(), target=stream)
+    parted = git.out("merge-base", "--all", check_oid(tip), check_oid(base), ok=(0, 1)).split()
+    if len(parted) != 1:
+        raise ConflictError(
+            f"the target's {tip[:12]} and the base {base[:12]} have {len(parted)} nearest commits in common",
+            why="elsewhere they can be merged only from the one commit in which they parted",
+            fix="merge refs/agentflow/runs/RUN/result into the target yourself",
+            code="AF-CONFLICT-005",
+        )
+    since = [tip, base, f"^{parted[0]}"]
     inside: dict[str, list[str]] = {}
-    for line in git.out("rev-list", "--parents", tip, f"^{base}").splitlines():
+    for line in git.out("rev-list", "--parents", *since).splitlines():
         commit, *parents = line.split()
         inside[commit] = parents
+    listed = git.out("rev-list", "--objects", *since).splitlines()
+    if parted[0] != base:
+        held = _objects(git, base)
+        listed += [f"{oid} {name}" for oid, name in _objects(git, parted[0]).items() if oid not in held]
+        inside[parted[0]] = [""]
+    wanted = "".join(f"{line}\n" for line in listed).encode("utf-8", "surrogateescape")
+    with target.open("wb") as stream:
+        git.call(*_PACKING, data=wanted, target=stream)
     cut = [c for c, parents in inside.items() if any(p not in inside and p != base for p in parents)]
-    return target.stat().st_size, cut
+    return target.stat().st_size, cut, [base] if base in inside and base not in cut else []
 
 
 def unpack(store: Store, pack: Path, *, whole: bool = True) -> None:
@@ -128,21 +154,30 @@ def fetch_base(pool: Store, remote: str, base: str) -> None:
     """
     kept = {name: os.environ[name] for name in _REMOTE_SETTINGS if name in os.environ}
     argv = ["git", "--git-dir", str(pool.git_dir), "fetch", "--depth=1", "--no-tags", "--quiet"]
-    done = subprocess.run(
-        [*argv, "--no-write-fetch-head", "--end-of-options", remote, check_oid(base)],
-        env=base_env() | kept | {"GIT_ALLOW_PROTOCOL": _REMOTE_PROTOCOLS},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise InfraError(
-            f"commit {base[:12]} could not be fetched from {remote}",
-            why=done.stderr.decode("utf-8", "replace").strip()[-1000:],
-            fix="push the base there, and give this machine read access (distributed.remote)",
-            code="AF-INFRA-045",
+    # Nobody else fetches now (the caller holds the pool's lock): this one is of a git that was killed.
+    (pool.git_dir / "shallow.lock").unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            [*argv, "--no-write-fetch-head", "--end-of-options", remote, check_oid(base)],
+            env=base_env() | kept | {"GIT_ALLOW_PROTOCOL": _REMOTE_PROTOCOLS},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
+    except subprocess.TimeoutExpired as error:
+        raise _not_fetched(remote, base, f"git had not ended after {TIMEOUT_S:g} s") from error
+    if done.returncode:
+        raise _not_fetched(remote, base, done.stderr.decode("utf-8", "replace").strip()[-1000:])
+
+
+def _not_fetched(remote: str, base: str, why: str) -> InfraError:
+    return InfraError(
+        f"commit {base[:12]} could not be fetched from {masked(remote)}",
+        why=why.replace(remote, masked(remote)),
+        fix="push the base there, and give this machine read access (distributed.remote)",
+        code="AF-INFRA-045",
+    )
 
 
 @contextmanager

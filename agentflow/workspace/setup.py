@@ -69,7 +69,7 @@ def provide(
     if spec is None:
         return ""
     key = setup_key(store, spec, base_commit)
-    place = data_dir.absolute() / "setup" / store.git_dir.stem / key
+    place = data_dir.absolute() / "setup" / store.name / key
     if not (place / "ready").exists():
         with locked(place.with_suffix(".lock"), stop=terms.stop, deadline=terms.deadline):
             if not (place / "ready").exists():

@@ -45,9 +45,13 @@ _CONFIG = """\
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A project's store. `git_dir` is the bare repository."""
+    """A project's store. `git_dir` is the bare repository.
+
+    `project` names what is kept per project and machine (''  = the directory's own name says it).
+    """
 
     git_dir: Path
+    project: str = ""
 
     @classmethod
     def open(cls, data_dir: Path, project: str, user_objects: Path) -> Store:
@@ -75,9 +79,18 @@ class Store:
         return Git(self.git_dir)
 
     @property
+    def name(self) -> str:
+        """The project's name on this machine."""
+        return self.project or self.git_dir.stem
+
+    @property
     def objects(self) -> Path:
         """Where its own objects are."""
         return self.git_dir / "objects"
+
+    def holds_loose(self, oid: str) -> bool:
+        """Whether an object lies here by itself (it may be in a pack all the same). Costs no process."""
+        return (self.objects / oid[:2] / oid[2:]).exists()
 
     def commit(self, oid: str) -> Commit:
         """Tree, parents and date of a commit. Raises `InfraError` when it is missing."""

@@ -75,7 +75,9 @@ def test_what_cannot_be_done_is_said(cli: Cli) -> None:
 
 
 def test_down_ends_what_was_spawned_and_no_redis(cli: Cli) -> None:
-    cli.run("spawn", 1, "--slots", 1)
-    assert "have ended" in cli.run("down").stderr
+    url = cli.env.pop("AGENTFLOW_REDIS_URL")
+    assert "`agentflow down --redis URL`" in cli.run("spawn", 1, "--slots", 1, "--redis", url).stderr
+    assert "have ended" in cli.run("down", "--redis", url).stderr
+    cli.env["AGENTFLOW_REDIS_URL"] = url
     assert json.loads(cli.run("workers", "--json").stdout)["workers"] == []
     assert "not agentflow's to stop" in cli.run("down", code=2).stderr

@@ -9,15 +9,12 @@ import pytest
 import redis
 from helpers.repos import commit_all, git, make_repo
 from helpers.stores import Bench, write
+from helpers.travel import Submitter, checked_out, machine, work
 
 from agentflow import transport
-from agentflow.config import Config, load_config
 from agentflow.errors import InfraError, RepositoryError
-from agentflow.states import RunState
 from agentflow.store.packs import check_room
-from agentflow.store.records import RunRecord
-from agentflow.transport import Depot
-from agentflow.workspace import clone, inspect, merge
+from agentflow.workspace import clone, merge
 from agentflow.workspace.gitcmd import Git
 
 FILES = {
@@ -26,58 +23,11 @@ FILES = {
 }
 
 
-@dataclasses.dataclass
-class Submitter:
-    """A repository with a little history, and what a run of it says."""
-
-    repo: Path
-    config: Config
-
-    @property
-    def git_dir(self) -> Path:
-        return self.repo / ".git"
-
-    def head(self) -> str:
-        return git(self.repo, "rev-parse", "HEAD")
-
-    def change(self, files: dict[str, str], message: str = "more") -> str:
-        write(self.repo, files)
-        return commit_all(self.repo, message)
-
-    def run(self, base: str = "", run_id: str = "run-1") -> RunRecord:
-        facts = inspect.check_repository(self.repo, base or "HEAD", "agentflow/x")
-        transport.publish_base(self.config, facts.project, facts.base, facts.git_dir)
-        return RunRecord(
-            run_id, RunState.OPEN, "f", facts.project, "elsewhere", "elsewhere", facts.base, "agentflow/x", 0,
-            transport="packs",
-        )  # fmt: skip
-
-
-def machine(tmp_path: Path, name: str, url: str, **more: object) -> Config:
-    """A configuration with a data directory of its own."""
-    flags = {"data_dir": tmp_path / name, "redis.url": url} | more
-    return load_config(None, flags, environ={"HOME": str(tmp_path)})
-
-
 @pytest.fixture
 def submitter(tmp_path: Path, redis_url: str) -> Submitter:
     found = Submitter(make_repo(tmp_path / "repo", {"a.txt": "a\n"}), machine(tmp_path, "ann", redis_url))
     found.change(FILES)
     return found
-
-
-def checked_out(depot: Depot, commit: str, place: Path) -> Path:
-    depot.bring([commit])
-    return clone.prepare(depot.store, commit, place).root
-
-
-def work(depot: Depot, base: str, files: dict[str, str], place: Path) -> str:
-    """What an attempt on this machine comes to, shared with the others."""
-    depot.bring([base])
-    bench = Bench(place, place, depot.store, base)
-    made = bench.commit(files, base=base, message="work")
-    depot.share(made, [base])
-    return made
 
 
 def test_a_base_comes_without_its_history(submitter: Submitter, tmp_path: Path, redis_url: str) -> None:

@@ -93,6 +93,11 @@ def test_the_overview_names_every_worker_queue_and_state_and_what_to_type() -> N
     assert [w["state"] for w in told["workers"]] == ["working", "dead"]
 
 
+@pytest.mark.parametrize(("left", "ended"), [(5, 0), (3, 2), (1, 4), (0, 4)])
+def test_the_integration_is_not_counted_among_the_nodes(left: int, ended: int) -> None:
+    assert run("r", RunState.OPEN, nodes_left=left).nodes_ended == ended
+
+
 def test_a_closing_is_no_end_of_the_stream() -> None:
     closing = event_as_dict(Event("1-0", "r1", "run.finished", NOW, state="ready_to_land"))
     assert (closing["kind"], closing["v"]) == ("run.closed", 1)

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from agentflow.config import Config
 from agentflow.errors import UsageError
-from agentflow.spec.lines import Word, is_line, is_role, line_data, named_files, verbs, words_of
+from agentflow.spec.lines import (
+    Word,
+    check_mistyped,
+    is_line,
+    is_role,
+    line_data,
+    named_files,
+    verbs,
+    words_of,
+)
 from agentflow.spec.reader import parse_spec
 from agentflow.spec.writer import write_spec
 
@@ -81,6 +90,14 @@ def test_what_words_are(words, expected):
         assert is_role(found, CONFIG)
     else:
         assert kind == expected
+
+
+def test_a_role_that_is_mistyped_is_no_matter_for_the_planner():
+    with pytest.raises(UsageError, match="bakend") as caught:
+        check_mistyped(words_of(["bakend", "Add POST /login"]), CONFIG)
+    assert "'backend'" in caught.value.fix
+    for words in (["Add", "a", "login page"], ["Add a login page"], ["zebra", "a login page"], [""]):
+        check_mistyped(words_of(words), CONFIG)
 
 
 def test_one_verb_twice_has_two_ids():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from agentflow import host
 from agentflow.config import Config, load_config
 from agentflow.errors import UsageError
 from agentflow.local import launching
 from agentflow.local.need import Scaling, Settings
-from agentflow.tasks import host
 from agentflow.tasks.admission import Admission
 
 FOUR = Settings(autoscale=True, min_workers=1, max_workers=4, slots_per_worker=2)

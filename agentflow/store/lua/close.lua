@@ -6,7 +6,7 @@ local state = redis.call('HGET', RUN, 'state')
 if not from(state or '', ARGV[3]) then return answer({'superseded', state or 'unknown'}) end
 redis.call('HSET', RUN, 'state', ARGV[2], 'result', ARGV[4], 'reason', ARGV[5], 'closed_ms', NOW)
 redis.call('SREM', 'af:open', ARGV[1])
-emit('run.finished', '', ARGV[2], 0, ARGV[5], ARGV[4])
+emit(ARGV[2] == 'landed' and 'run.landed' or 'run.finished', '', ARGV[2], 0, ARGV[5], ARGV[4])
 local ttl = tonumber(ARGV[6])
 redis.call('EXPIRE', RUN, ttl)
 for _, name in ipairs(PARTS) do

@@ -76,13 +76,19 @@ local function blocked(node, mine)
   end
   if #mine == 0 then return nil end
   local arrival = redis.call('ZSCORE', part('lockwait'), node)
-  for _, other in ipairs(redis.call('ZRANGEBYSCORE', part('lockwait'), '-inf', arrival and '(' .. arrival or '+inf')) do
-    if other ~= node then
-      local path = overlap_any(wants(other), mine)
-      if path then return other, path end
+  local last, at, size = arrival and '(' .. arrival or '+inf', 0, 20
+  while true do
+    -- In pieces: most often one of the first is in the way, and there may be a thousand.
+    local some = redis.call('ZRANGEBYSCORE', part('lockwait'), '-inf', last, 'LIMIT', at, size)
+    for _, other in ipairs(some) do
+      if other ~= node then
+        local path = overlap_any(wants(other), mine)
+        if path then return other, path end
+      end
     end
+    if #some < size then return nil end
+    at, size = at + size, 200
   end
-  return nil
 end
 
 -- The table of the run's project: which exclusive run holds what, and the order in which they came.

@@ -63,12 +63,14 @@ end
 -- fleet has no room or other runs wait for it too, put among those that wait for room.
 local function wake_own(contended)
   if redis.call('HGET', RUN, 'state') ~= 'open' then return end
-  local put = 0
+  local put, taken = 0, {}
   for _, node in ipairs(redis.call('ZRANGE', part('parked'), 0, -1)) do
-    local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'role_limit', 'attempt')
+    local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'role_limit', 'attempt', 'locks')
     local why = full(n[1], n[3], put)
     if string.sub(why, 1, 3) == 'run' then return end
-    if why == '' and not blocked(node, wants(node)) then
+    if why == '' and not taken[n[5]] and not blocked(node, wants(node)) then
+      -- It stays first in the line for its locks: whoever wants the same need not ask any more.
+      if n[5] and n[5] ~= '[]' then taken[n[5]] = true end
       local queue = queue_of(n[2], n[1])
       why = no_room(n[1], queue, false)
       if why == '' then why = outranked(node) end

@@ -63,6 +63,20 @@ def own_memory_mb() -> int:
     return total // _MB
 
 
+def born(pid: int) -> str:
+    """When a process was started, as its kernel counts (no clock that is set changes it); '' when there is
+    none of this id.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, IndexError):
+            # The name in brackets may hold anything; the start is field 22.
+            return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+        return ""
+    with contextlib.suppress(psutil.Error):
+        return repr(psutil.Process(pid).create_time())
+    return ""
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process with this id exists here and is not a zombie."""
     with contextlib.suppress(psutil.Error):
