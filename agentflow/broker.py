@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
+from redis.exceptions import ConnectionError as ConnectionLost
 
 #: Queues that begin so belong to one worker, which takes from them before it takes from any other (of the
 #: same priority).
@@ -30,7 +31,13 @@ class Channel(redis.Channel):
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """The client that the caller has, else the channel's own."""
+        """The client that the caller has, else the channel's own. Raises `ConnectionError` (of redis-py) when
+        the connection is closed.
+        """
+        if self.connection.client is None:
+            # Celery closes a lost connection in two steps. Between them kombu gives unacknowledged messages
+            # back and finds no address to connect to; its AttributeError would end the worker.
+            raise ConnectionLost("the connection is closed")
         found = client or self._kept
         if found is None or (client is None and found.connection_pool is not self.pool):
             # Two threads may both make one; either serves.

@@ -67,14 +67,16 @@ def born(pid: int) -> str:
     """When a process was started, as its kernel counts (no clock that is set changes it); '' when there is
     none of this id.
     """
+    started = ""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, IndexError):
             # The name in brackets may hold anything; the start is field 22.
-            return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
-        return ""
-    with contextlib.suppress(psutil.Error):
-        return repr(psutil.Process(pid).create_time())
-    return ""
+            told = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+            started = told.rpartition(")")[2].split()[19]
+    else:
+        with contextlib.suppress(psutil.Error):
+            started = repr(psutil.Process(pid).create_time())
+    return started
 
 
 def is_alive(pid: int) -> bool:

@@ -12,12 +12,12 @@ from pathlib import Path
 from agentflow import transport
 from agentflow.config import Config
 from agentflow.errors import RepositoryError
-from agentflow.runs import home_of, open_ledger
+from agentflow.runs import home_of, open_ledger, send_others
 from agentflow.states import CLOSED, RunState
 from agentflow.store.records import RunRecord
 from agentflow.workspace import gc as collecting
+from agentflow.workspace import inspect, leftovers
 from agentflow.workspace import land as landing
-from agentflow.workspace import leftovers
 from agentflow.workspace.store import Store
 
 _COLLECTED = CLOSED - {RunState.READY_TO_LAND}
@@ -39,6 +39,13 @@ def diff(run_id: str, node: str | None, *, config: Config, stat: bool = False) -
     store = depot.store
     show = landing.diffstat if stat else landing.diff
     return show(store.git_dir, one, other)
+
+
+def lands_in(run_id: str, *, config: Config, repo: Path) -> Path:
+    """A directory of the repository that `land` typed in `repo` lands in, as `runs.home_of` finds it."""
+    run = open_ledger(config).run(run_id)
+    is_clone = run.transport == transport.PACKS and inspect.clone_with(repo, run.base)
+    return repo if is_clone else Path(run.root)
 
 
 def log_files(run_id: str, node: str | None, *, config: Config) -> list[Path]:
@@ -67,7 +74,7 @@ def gc(*, config: Config, older_than_s: float, dry_run: bool = False) -> list[st
     if not dry_run:
         for run in gone:
             _forget_here(config, run)
-            ledger.forget(run.id)
+            send_others(ledger, ledger.forget(run.id), config)
         for folder in strays:
             shutil.rmtree(folder, ignore_errors=True)
     return [f"run {run.id} ({run.state})" for run in gone] + [f"files of run {f.name}" for f in strays]

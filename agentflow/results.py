@@ -9,7 +9,7 @@ from typing import Any
 from agentflow.errors import Exit
 from agentflow.states import NodeState, RunState
 from agentflow.store.ledger import Ledger
-from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord
+from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord, work_ended_ms
 from agentflow.workspace.land import run_ref
 
 _EXITS = {
@@ -199,10 +199,9 @@ def build_result(ledger: Ledger, run_id: str) -> RunResult:
     """Read the run's outcome from the ledger."""
     run = ledger.run(run_id)
     records = ledger.nodes(run_id)
-    records.pop(INTEGRATE, None)
+    end = work_ended_ms(run, records.pop(INTEGRATE, None)) or ledger.now_ms()
     count = _counts(records)
     busy = sum(n.busy_ms for n in records.values()) / 1000
-    end = run.closed_ms or ledger.now_ms()
     wall = max(0.001, (end - run.opened_ms) / 1000)
     closed_well = run.state in (RunState.LANDED, RunState.READY_TO_LAND)
     return RunResult(

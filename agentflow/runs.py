@@ -41,12 +41,18 @@ from agentflow.store.packs import check_room
 from agentflow.store.records import Event, RunRecord
 from agentflow.store.scripts import Answer
 from agentflow.workspace import gc as collecting
-from agentflow.workspace import inspect, leftovers
+from agentflow.workspace import ingest, inspect, leftovers
 from agentflow.workspace import land as landing
 from agentflow.workspace.store import Store
 
 #: Milliseconds that `follow` waits for a transition before it looks at the run itself.
 FOLLOW_BLOCK_MS = 2000
+
+
+class NotHereError(RepositoryError):
+    """The repository of a run is on another machine."""
+
+    code = "AF-REPO-021"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +111,10 @@ def submit(
     refuse_drained(ledger.client)
     refuse_full(ledger, config.fleet.queue_cap)
     ledger.default_limits(configured_limits(config))
-    landing.guard_base(facts.git_dir, run_id, facts.base)
     if transport == carrying.PACKS:
         carrying.publish_base(config, facts.project, facts.base, facts.git_dir)
-    else:
+    landing.guard_base(facts.git_dir, run_id, facts.base)
+    if transport != carrying.PACKS:
         store = Store.open(config.data_dir, facts.project, facts.objects)
         store.keep(f"refs/agentflow/{run_id}/base", facts.base)
     _keep_record(config, run_id, plan, options)
@@ -177,11 +183,16 @@ def finish(run_id: str, *, config: Config, take: bool = True, repo: Path | None 
     """Publish what the run made as hidden refs of the repository and, when `take`, land it.
 
     `repo`: a clone of the run's repository, for a run that came from another machine or directory.
+    Where there is none, what a run came to that cannot land is told all the same.
     """
     ledger = open_ledger(config)
     run = ledger.run(run_id)
     if run.state in CLOSED and run.repo:
-        _publish(ledger, config, run, home_of(run, repo))
+        try:
+            _publish(ledger, config, run, home_of(run, repo))
+        except NotHereError:
+            if run.transport != carrying.PACKS or (take and run.state is RunState.READY_TO_LAND):
+                raise
     if take and run.state is RunState.READY_TO_LAND:
         return land(run_id, config=config, repo=repo)
     return build_result(ledger, run_id)
@@ -228,19 +239,24 @@ def home_of(run: RunRecord, repo: Path | None) -> Path:
     if run.transport != carrying.PACKS or run.host == socket.gethostname():
         with contextlib.suppress(OSError, RepositoryError):
             # Names of machines are not unique: elsewhere another repository may have that path.
-            if inspect.clone_with(Path(run.root), run.base):
-                return inspect.git_dir_of(Path(run.root))
-    raise RepositoryError(
+            found = inspect.clone_with(Path(run.root), run.base)
+            if found:
+                return found
+    raise NotHereError(
         f"the repository of run {run.id} is not here",
         why=f"it was submitted from {run.root} on {run.host or 'another machine'}, and "
         f"{repo or Path.cwd()} does not hold its base {run.base[:12]}",
         fix="type this in a clone of that repository (`git fetch` first, if the base is newer than it)",
-        code="AF-REPO-021",
     )
 
 
 def _move_branch(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) -> str:
-    _publish(ledger, config, run, git_dir)
+    depot = _publish(ledger, config, run, git_dir)
+    if run.transport == carrying.PACKS:
+        # What others have packed is judged here once more, whoever they say they are.
+        plan = parse_plan(json.dumps(ledger.plan(run.id)))
+        named = [pattern for node in plan.nodes for pattern in node.artifacts]
+        ingest.check_result(depot.store, run.onto or run.base, run.result, named)
     if run.result == run.base:
         # Reports only: there is nothing that a branch could point to.
         collecting.release_base(git_dir, run.id)
@@ -274,7 +290,7 @@ def _integrate_on(
     return again
 
 
-def _publish(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) -> None:
+def _publish(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) -> carrying.Depot:
     """Bring the run's objects and refs into the user's repository."""
     refs = {f"nodes/{n.id}": n.commit for n in ledger.nodes(run.id).values() if n.commit}
     if run.result:
@@ -282,6 +298,7 @@ def _publish(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) -> N
     depot = carrying.open_depot(config, run)
     depot.bring([run.base, *refs.values()])
     landing.publish(depot.store, git_dir, run.id, refs, base=run.base)
+    return depot
 
 
 def cancel(run_id: str, *, config: Config, reason: str = "cancelled by its user") -> RunState:

@@ -91,7 +91,10 @@ class PackTransport:
 
     def bring(self, commits: Sequence[str]) -> None:
         """Fetch what is missing, with all that it needs, one thread of this machine at a time."""
-        missing = [commit for commit in commits if not self._has(commit)]
+        unknown = [commit for commit in dict.fromkeys(commits) if not self._is_noted(commit)]
+        missing = self._store.missing(unknown)
+        for commit in set(unknown).difference(missing):
+            self._note(commit)
         if not missing:
             return
         git_dir = self._store.git_dir
@@ -100,9 +103,10 @@ class PackTransport:
                 self._fetch(commit)
 
     def _has(self, commit: str) -> bool:
-        if (self._store.git_dir, self._born, commit) in _HERE:
-            return True
-        return self._store.has(commit) and self._note(commit)
+        return self._is_noted(commit) or (self._store.has(commit) and self._note(commit))
+
+    def _is_noted(self, commit: str) -> bool:
+        return (self._store.git_dir, self._born, commit) in _HERE
 
     def _note(self, commit: str) -> bool:
         if len(_HERE) > _HERE_MAX:
@@ -115,7 +119,7 @@ class PackTransport:
         line, seen = [commit], set[str]()
         while line:
             wanted = line[-1]
-            if self._has(wanted):
+            if self._is_noted(wanted):
                 line.pop()
                 continue
             if wanted == self._run.base:
@@ -333,8 +337,9 @@ def keep_work(config: Config, run: RunRecord, commits: Collection[str], git_dir:
     if run.transport != PACKS:
         return
     packs = run_packs(config, run.id)
-    for record in _line(base_packs(config, run.project), run.base):
-        base_packs(config, run.project).refresh(record)
+    bases = base_packs(config, run.project)
+    for part in _line(bases, run.base):
+        bases.refresh(part)
     for commit in commits:
         record = packs.find(commit)
         if (record and packs.refresh(record)) or commit == run.base:

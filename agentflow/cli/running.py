@@ -258,14 +258,16 @@ def _tell(result: RunResult, config: Config, manner: Manner) -> None:
     if manner.as_json:
         text.put(json.dumps(result.as_dict()))
         return
-    for line in summary.lines(result, _diffstat(result, config), git=_git(result)):
+    for line in summary.lines(result, _diffstat(result, config), git=_git(result, config)):
         (text.say if manner.events else text.put)(line)
 
 
-def _git(result: RunResult) -> str:
+def _git(result: RunResult, config: Config) -> str:
     """Git as it is typed where the user's shell is (`demo` works in a directory of its own)."""
+    from agentflow import kept
+
     here = _SHELL_DIRECTORY.resolve()
-    root = Path(result.root).resolve()
+    root = kept.lands_in(result.run, config=config, repo=Path.cwd()).resolve()
     return "git" if here == root or root in here.parents else f"git -C {shlex.quote(str(root))}"
 
 

@@ -18,7 +18,7 @@ from agentflow.local import service
 from agentflow.monitor import WorkerStatus
 from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger
-from agentflow.store.orders import OrderBook
+from agentflow.store.orders import KILLED, OrderBook
 
 #: Seconds that `drain` waits for running attempts unless it is told how long.
 DRAIN_S = 600.0
@@ -84,7 +84,7 @@ def kill(config: Config) -> Killed:
     for worker in [*there, *_await_departure(config, dead, 0, None, dead_too=True)]:
         name = worker.record.name
         if _kill_here(worker) or worker.state == "dead":
-            ledger.expire_worker(name)
+            ledger.expire_worker(name, reason=KILLED)
             Fleet(ledger.client).forget(name)
         else:
             left.append(name)

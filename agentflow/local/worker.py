@@ -64,16 +64,21 @@ class Worker:
             return
         self.name = new_name(self.kind)
         argv = WorkerSpec(self.name, self.slots, self.queues).argv()
-        with append(self.log_file) as stream:
-            self._process = subprocess.Popen(
-                server.tied([*argv, "--loglevel", "INFO"], signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                cwd=self._cwd,
-                env=dict(environment),
-                start_new_session=True,
-            )
+        try:
+            with append(self.log_file) as stream:
+                self._process = subprocess.Popen(
+                    server.tied([*argv, "--loglevel", "INFO"], signal.SIGKILL),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    cwd=self._cwd,
+                    env=dict(environment),
+                    start_new_session=True,
+                )
+        except OSError as error:  # no process or descriptor is left: that must not end the others
+            log.warning("worker %s cannot be started: %s", self.name, error)
+            self._pause(early=True)
+            return
         self._started = time.monotonic()
         log.info("worker %s is process %d", self.name, self.pid)
 
@@ -102,10 +107,14 @@ class Worker:
         # One that ends well without being told has its reasons (idle, drained): nobody takes its place.
         self._is_leaving = self._is_leaving or code == 0
         log.log(logging.INFO if self._is_leaving else logging.WARNING, "worker %s left (%d)", ended, code)
+        self._pause(early=early)
+        return ended, code
+
+    def _pause(self, *, early: bool) -> None:
+        """Let the next start wait, the longer the more often it failed."""
         self.failures = self.failures + 1 if early else 0
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.failures - 1)) if early else 0.0
         self._not_before = time.monotonic() + pause
-        return ended, code
 
     def wait(self) -> None:
         """Wait for one that was told to leave; kill it when its time is over."""

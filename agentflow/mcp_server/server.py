@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+import time
+
 from mcp_types import ToolAnnotations
 
 from agentflow import __version__
@@ -11,6 +16,9 @@ from agentflow.mcp_server.project import Project
 from agentflow.mcp_server.running import RunTools
 from agentflow.mcp_server.steering import FleetTools
 
+log = logging.getLogger(__name__)
+#: Seconds that calls get to end in when the client has gone.
+GRACE_S = 3.0
 INSTRUCTIONS = """\
 agentflow runs a feature as a DAG of coding agents over the git repository in the server's directory.
 The way: plan (words -> spec), run_start (spec -> run id), run_wait (repeat while finished is false), then
@@ -55,5 +63,18 @@ def build(project: Project) -> Server:
 
 
 def serve(project: Project) -> None:
-    """Speak MCP on stdin and stdout until stdin ends. What anybody prints meanwhile goes to stderr."""
-    build(project).run("stdio")
+    """Speak MCP on stdin and stdout until the client has gone. What anybody prints meanwhile goes to stderr.
+
+    Calls that are still at work then get `GRACE_S`; the process ends without those that only wait.
+    """
+    try:
+        build(project).run("stdio")
+    except* BrokenPipeError:
+        log.info("the client has gone while it was answered")
+    deadline = time.monotonic() + GRACE_S
+    busy = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    for thread in busy:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in busy):
+        # The interpreter would wait for them: perhaps for ever, when they wait for a worker.
+        os._exit(0)

@@ -67,8 +67,7 @@ class Progress:
         with reachable(self._url):
             machine = socket.gethostname()
             mine = {name: r for name, r in self._register().items() if _is_meant(r, wanted, machine)}
-            # Who was killed stays on the register for a while; what counts is who serves in its place.
-            mine = {name: r for name, r in mine.items() if wanted or not _is_gone(r)}
+            mine = mine if wanted else self._without_the_dead(mine)
             if not mine:
                 told = f"called {wanted}" if wanted else f"of the host {machine}"
                 return Health(wrong=(f"no worker {told} is on the register",))
@@ -77,6 +76,20 @@ class Progress:
 
     def _register(self) -> dict[str, WorkerRecord]:
         return {record.name: record for record in self._ledger.workers()}
+
+    def _without_the_dead(self, mine: Mapping[str, WorkerRecord]) -> dict[str, WorkerRecord]:
+        """Who was killed stays on the register for a minute; what counts is who serves in its place.
+
+        A process that is silent and still there hangs, and is judged. Of a container that was replaced nobody
+        can tell, so it counts only when nobody signs.
+        """
+        now, here = self._ledger.now_ms(), host.place()
+        signing = {name for name, r in mine.items() if now - r.seen_ms <= STALE_MS}
+        return {
+            name: r
+            for name, r in mine.items()
+            if name in signing or (not _is_gone(r) if r.place == here else not signing)
+        }
 
     def _signs(self, record: WorkerRecord) -> Iterator[str]:
         """Whether it signs the register and renews its leases."""
@@ -118,8 +131,8 @@ class Progress:
 
 
 def _is_gone(record: WorkerRecord) -> bool:
-    """Whether it was a process of this place that is no more (one that hangs is still there)."""
-    return bool(record.born) and record.place == host.place() and host.born(record.pid) != record.born
+    """Whether it was a process of this machine that is no more."""
+    return bool(record.born) and host.born(record.pid) != record.born
 
 
 def _is_meant(record: WorkerRecord, wanted: str | None, machine: str) -> bool:

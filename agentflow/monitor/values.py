@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentflow.states import TERMINAL, NodeState, RunState
-from agentflow.store.records import INTEGRATE, Event, NodeRecord, RunRecord, WorkerRecord
+from agentflow.store.records import INTEGRATE, Event, NodeRecord, RunRecord, WorkerRecord, work_ended_ms
 
 #: Names of parents that a "waits for" spells out.
 NAMED_PARENTS = 4
@@ -98,8 +98,9 @@ class RunStatus:
 
     @property
     def seconds(self) -> float:
-        """How long the run took, or has taken so far."""
-        return max(0, (self.run.closed_ms or self.now_ms) - self.run.opened_ms) / 1000
+        """How long the run took, or has taken so far; without the time until it was landed."""
+        integrate = next((node.record for node in self.nodes if node.id == INTEGRATE), None)
+        return max(0, (work_ended_ms(self.run, integrate) or self.now_ms) - self.run.opened_ms) / 1000
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""

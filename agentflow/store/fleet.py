@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import redis
 
@@ -62,7 +62,8 @@ class Fleet:
 
     def forget(self, name: str) -> None:
         """Take a worker off the register."""
-        pipe = self._client.pipeline(transaction=True)
+        # No transaction: a full server refuses every one.
+        pipe = self._client.pipeline(transaction=False)
         pipe.delete(keys.worker(name))
         pipe.zrem(keys.WORKER_NAMES, name)
         pipe.execute()
@@ -73,12 +74,7 @@ class Fleet:
 
     def lead(self, name: str) -> bool:
         """Become or stay the leader; exactly one name holds it for `LEADER_TTL_MS`."""
-        if self._client.set(keys.LEADER, name, nx=True, px=LEADER_TTL_MS):
-            return True
-        if self._client.get(keys.LEADER) != name:
-            return False
-        self._client.pexpire(keys.LEADER, LEADER_TTL_MS)
-        return True
+        return bool(scripts.call(self._client, "lead", "", name, LEADER_TTL_MS)[0])
 
     def resign(self, name: str) -> None:
         """Give the leadership up, when held."""
@@ -141,7 +137,7 @@ class Fleet:
     def close_near(self, worker: str) -> None:
         """Remove a worker's own queue with whatever is in it."""
         name = keys.NEAR_QUEUE + worker
-        pipe = self._client.pipeline(transaction=True)
+        pipe = self._client.pipeline(transaction=False)
         pipe.delete(*_lists(name), *(prefix + name for prefix in keys.KOMBU_BINDINGS))
         pipe.srem(keys.NEAR, worker)
         pipe.execute()

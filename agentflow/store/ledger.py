@@ -307,15 +307,19 @@ class Ledger(Limits):
             return self.settle(run_id, node, fence, NodeState.FAILED, reason=reason)
         return self.requeue(run_id, node, fence, reason="its worker is gone", counter="losses")
 
-    def expire_worker(self, name: str, *, max_losses: int = 10) -> list[str]:
+    def expire_worker(self, name: str, *, max_losses: int = 10, reason: str = "") -> list[str]:
         """End at once all attempts of a worker that is known to be dead (its parent has reaped it).
 
-        Returns `run/node` of each. The reconciler sends them again.
+        With a `reason` nothing is counted against them: somebody ended it. Returns `run/node` of each. The
+        reconciler sends them again.
         """
         ended = []
         for run_id, node, fence in self.leases():
             if self.client.hget(keys.node(run_id, node), "worker") == name:
-                self.expire(run_id, node, fence, max_losses=max_losses)
+                if reason:
+                    self.requeue(run_id, node, fence, reason=reason)
+                else:
+                    self.expire(run_id, node, fence, max_losses=max_losses)
                 ended.append(f"{run_id}/{node}")
         return ended
 

@@ -86,9 +86,8 @@ class Limits(Reading):
 
         Each entry is a JSON object with `at` (ms of Redis' clock), `kind` and the given fields.
         """
-        pipe = self.client.pipeline(transaction=True)
-        put_event(pipe, {"at": self.now_ms(), "kind": kind, **fields})
-        pipe.execute()
+        entry = json.dumps({"at": self.now_ms(), "kind": kind, **fields}, ensure_ascii=False, default=str)
+        scripts.call(self.client, "announce", "", entry, keys.SYSTEM_EVENTS_MAX)
 
 
 def _check_limit(name: str, slots: int) -> None:

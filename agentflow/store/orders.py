@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import redis
 
 from agentflow.config import Config
 from agentflow.errors import InfraError
-from agentflow.store import keys
+from agentflow.store import keys, scripts
 from agentflow.store.limits import FLEET, ROLE, Limits
 
 DRAINED = "drained"
+#: Why attempts and workers ended that were killed.
+KILLED = "the fleet was killed"
 _LEAVE = "leave:"
 
 
@@ -87,8 +89,7 @@ class OrderBook:
 
     def drain(self, reason: str, now_ms: int) -> None:
         """No worker begins an attempt; each leaves when it has finished. Holds until `resume`."""
-        told: Any = {"state": DRAINED, "reason": reason, "since_ms": now_ms}
-        self._client.hset(keys.ORDERS, mapping=told)
+        self._order("state", DRAINED, "reason", reason, "since_ms", now_ms)
 
     def resume(self) -> bool:
         """End a drain; whether there was one."""
@@ -96,11 +97,14 @@ class OrderBook:
 
     def kill(self) -> None:
         """Every worker ends at once."""
-        self._client.hset(keys.ORDERS, "kill", uuid.uuid4().hex)
+        self._order("kill", uuid.uuid4().hex)
 
     def dismiss(self, worker: str, reason: str) -> None:
         """One worker finishes what it has and leaves."""
-        self._client.hset(keys.ORDERS, _LEAVE + worker, reason)
+        self._order(_LEAVE + worker, reason)
+
+    def _order(self, *words: str | int) -> None:
+        scripts.call(self._client, "order", "", *words)
 
     def obeyed(self, worker: str) -> None:
         """A worker that was dismissed has left."""

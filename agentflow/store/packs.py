@@ -39,9 +39,11 @@ _INDEX = "af:packs:"
 
 @dataclass(frozen=True, slots=True)
 class PackRecord:
-    """A pack that can be had. `needs` are commits whose objects the receiver must have before; `ends` are
-    commits in it whose parents nobody sends, `goes_on` such whose parents come with it; `remote` is set when the objects are not in Redis but in that
-    git remote.
+    """A pack that can be had.
+
+    `needs` are commits whose objects the receiver must have before; `ends` are commits in it whose parents
+    nobody sends, `goes_on` such as ended so far whose parents come with it; `remote` is set when the objects
+    are not in Redis but in that git remote.
     """
 
     commit: str

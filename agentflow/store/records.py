@@ -96,6 +96,12 @@ class NodeRecord:
     tests: Mapping[str, int] = field(default_factory=dict)
 
 
+def work_ended_ms(run: RunRecord, integrate: NodeRecord | None) -> int:
+    """When a run had done its work, 0 while it goes on. Landing may come days later and does not count."""
+    integrated_ms = integrate.ended_ms if integrate and run.state is RunState.LANDED else 0
+    return integrated_ms or run.closed_ms
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One transition. `kind` is `run.*` or `node.*`; `id` is the position in the stream."""

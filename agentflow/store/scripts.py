@@ -13,9 +13,10 @@ import redis
 from redis.exceptions import NoScriptError
 
 _SHARED = ("lib.lua", "locks.lua", "room.lua", "nodes.lua")
-#: A full Redis must still be able to end what it holds (flags of Redis 7.0).
-_ALLOW_OOM = frozenset({"settle", "requeue", "renew", "register", "close", "control", "unbar", "capacity"})
-_ALONE = frozenset({"renew", "register"})
+#: These need nothing of the ledger's shared text.
+_ALONE = frozenset({"renew", "register", "lead", "announce", "order"})
+#: A full Redis must still be able to end what it holds, and to say who lives (flags of Redis 7.0).
+_ALLOW_OOM = _ALONE | {"settle", "requeue", "close", "control", "unbar", "capacity", "due"}
 
 
 @dataclass(frozen=True, slots=True)

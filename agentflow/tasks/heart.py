@@ -13,7 +13,7 @@ from agentflow import host
 from agentflow.app import SYSTEM_QUEUE, WORKER_QUEUE, queue
 from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
-from agentflow.store.orders import OrderBook, Orders
+from agentflow.store.orders import KILLED, OrderBook, Orders
 from agentflow.tasks import affinity
 from agentflow.tasks.admission import Admission
 from agentflow.tasks.attempts import ATTEMPTS
@@ -25,7 +25,6 @@ log = logging.getLogger("agentflow.worker")
 
 #: Attempts that the register names for each worker.
 NAMED_ATTEMPTS = 16
-KILLED = "the fleet was killed"
 _PROCESS = uuid.uuid4().hex
 
 
@@ -64,8 +63,8 @@ class Heart:
             self._renew()
             orders = self._orders.read()
             self.obey_kill(orders)
-            self._obey(orders)
-            if self._is_ready:
+            # Whoever has lost its name must not sign with it: the record is the other one's.
+            if self._obey(orders) and self._is_ready:
                 self._look()
                 self.sign()
                 self.learn()
@@ -80,16 +79,19 @@ class Heart:
         for key, why in lost.items():
             ATTEMPTS.end(key, why)
 
-    def _obey(self, orders: Orders) -> None:
+    def _obey(self, orders: Orders) -> bool:
+        """Leave when told to; whether the name is still this worker's."""
         name = self._worker.hostname
         if self._orders.take_name(name, self.token):
             self._leave("another process has its name by now", patient=False)
+            return False
         if not self._is_ready:
-            return
+            return True
         if orders.drained:
             self._leave(f"the fleet is drained: {orders.reason}")
         elif orders.leave(name):
             self._leave(orders.leave(name))
+        return True
 
     def _look(self) -> None:
         before = self._admission.reason

@@ -136,7 +136,8 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     merged = merge.merge_all(store, commits, run.base)
     store.keep(f"refs/agentflow/{run_id}/merged", merged)
     depot.share(merged, commits or [run.base])
-    keep_work(context.config, run, commits)
+    # From now on all of it must be there until somebody lands it; what Redis has lost is here.
+    keep_work(context.config, run, commits, store.git_dir)
     if failed:
         return _failed(causes, merged)
     return _validate(context, run_id, store, merged, stop, deadline)

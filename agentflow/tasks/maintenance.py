@@ -13,10 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from agentflow import transport
 from agentflow.canvas import chords
 from agentflow.errors import AgentflowError
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
+from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
 from agentflow.store.reading import RunNotFoundError
 from agentflow.store.records import INTEGRATE
@@ -174,6 +176,19 @@ class Reconciler:
             reason = f"the run's timeout of {run.timeout_ms / 1000:g} s passed"
             _, cancelled = ledger.control(run_id, "cancel", reason)
             self._context.resend(run_id, cancelled)
+
+
+def tidy_safely(context: Context) -> None:
+    """Remove what runs left here that were closed a day ago; never raises, the next hour tries again."""
+    try:
+        gone = transport.tidy(context.config, context.ledger.open_runs())
+    except Unreachable as error:
+        log.info("Redis is away, nothing is tidied: %s", error)
+    except Exception:
+        log.exception("tidying was given up")
+    else:
+        if gone:
+            log.info("removed what closed runs left here: %s", ", ".join(gone))
 
 
 def scan_safely(reconciler: Reconciler) -> None:

@@ -26,7 +26,7 @@ from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context, current
 from agentflow.tasks.departure import DEPARTURE, start_afresh
 from agentflow.tasks.heart import Heart
-from agentflow.tasks.maintenance import Reconciler, scan_safely
+from agentflow.tasks.maintenance import Reconciler, scan_safely, tidy_safely
 
 log = logging.getLogger("agentflow.worker")
 
@@ -40,6 +40,8 @@ RELEASE_S = 10.0
 LAST_BEAT_S = 2.0
 #: Seconds between two looks of a worker that waits for a drained fleet.
 WAIT_S = 0.5
+#: Seconds between two looks for what closed runs left on this machine.
+TIDY_EVERY_S = 3600.0
 #: Seconds between two messages of task events.
 EVENTS_EVERY_S = 0.25
 
@@ -81,6 +83,7 @@ class AgentflowStep(bootsteps.StartStopStep):
         if context.config.reconcile:
             reconciler = Reconciler(context, parent.hostname)
             self._begin("reconcile", lambda: scan_safely(reconciler), context.config.scan_ms / 1000)
+        self._begin("tidy", lambda: tidy_safely(context), TIDY_EVERY_S)
 
     def _patiently(self, enter: Callable[[], None]) -> None:
         """Wait while Redis is away (it may be starting too); leave, saying why, when it cannot be used."""

@@ -9,10 +9,12 @@ refuse. Everything happens in a quarantine; what is refused never becomes readab
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from agentflow.errors import PolicyViolation
+from agentflow.spec.artifacts import matches
 from agentflow.workspace import policy
 from agentflow.workspace.commit import CHANGED_MAX_FILES, WRITTEN_MAX_BYTES, Recorded
 from agentflow.workspace.gitcmd import IDENTITY, Git, GitError, check_oid
@@ -24,6 +26,8 @@ from agentflow.workspace.trees import Change, Comparison
 PACK_MAX_BYTES = WRITTEN_MAX_BYTES + WRITTEN_MAX_BYTES // 2
 #: Objects of a pack: each changed file, with the directories above it.
 PACK_MAX_OBJECTS = 4 * CHANGED_MAX_FILES
+#: Changed paths of a whole run that are compared.
+RESULT_MAX_FILES = 1_000_000
 #: Bytes of a commit object: its message is capped at 10 KB, its parents are one.
 _COMMIT_MAX_BYTES = 64 * 1024
 
@@ -50,6 +54,30 @@ def ingest(
     store.keep(ref, recorded.commit)
     store.tidy()
     return tuple(change.path for change in changes)
+
+
+def check_result(store: Store, base: str, result: str, named: Sequence[str]) -> None:
+    """Check what a whole run made of `base`, when it comes from machines that are not this one.
+
+    The tree policy as for an attempt, but for sizes; `named` are the artifacts of all nodes, which may name
+    sensitive files. Raises `PolicyViolation`.
+    """
+    if result == base:
+        return
+    if store.git.call("merge-base", "--is-ancestor", base, check_oid(result), ok=(0, 1)).returncode:
+        raise PolicyViolation(
+            f"the result {result[:12]} is not built on {base[:12]}",
+            fix="see who may write to Redis, and run the feature again",
+            code="AF-POLICY-002",
+        )
+    with Reader(store.git) as reader:
+        difference = Comparison(reader, RESULT_MAX_FILES).run(
+            store.commit(base).tree, store.commit(result).tree
+        )
+        unnamed = [c for c in difference.changes if not any(matches(pattern, c.path) for pattern in named)]
+        policy.check_changes(difference.changes, ("**",))
+        policy.check_changes(unnamed, None)
+        policy.check_contents(reader, difference.changes, sys.maxsize)
 
 
 def _check_pack(pack: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,14 @@ class Store:
         return (
             self.git.call("cat-file", "-e", f"{check_oid(commit)}^{{commit}}", ok=(0, 1, 128)).returncode == 0
         )
+
+    def missing(self, commits: Sequence[str]) -> list[str]:
+        """Those of the commits that cannot be read; costs one process for all."""
+        if not commits:
+            return []
+        asked = "".join(f"{check_oid(commit)}\n" for commit in commits).encode()
+        kinds = self.git.out("cat-file", "--batch-check=%(objecttype)", data=asked).splitlines()
+        return [commit for commit, kind in zip(commits, kinds, strict=True) if kind != "commit"]
 
     def keep(self, ref: str, commit: str) -> None:
         """Make `ref` (a full name below refs/agentflow/) point to `commit`; the last writer wins."""

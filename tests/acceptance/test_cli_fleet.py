@@ -23,7 +23,7 @@ def cli(tmp_path: Path, redis_url: str) -> Iterator[Cli]:
     try:
         yield found
     finally:
-        found.run("down", code=None)
+        found.run("down", "--redis", redis_url, code=None)
         shutil.rmtree(runtime, ignore_errors=True)
 
 

@@ -90,6 +90,27 @@ def test_a_worker_that_was_stopped_is_found_by_the_register_and_by_its_leases(sc
         worker.process.send_signal(signal.SIGCONT)
 
 
+def test_a_worker_that_was_killed_is_not_its_successors_fault(scene, monkeypatch):
+    """Its record stays for a minute; one that hangs beside a live one is still found."""
+    scene.start("w1").kill()
+    second, _ = scene.start("w2"), scene.start("w3")
+    monkeypatch.setattr(progress, "STALE_MS", 2500)
+    client = scene.ledger.client
+    wait_until(lambda: scene.ledger.now_ms() - int(client.hget("af:worker:w1@test", "seen_ms")) > 2500)
+    found = Progress(scene.config).judge()
+    assert (found.workers, found.wrong) == (("w2@test", "w3@test"), ())
+    assert Progress(scene.config).judge("w1").wrong[0].startswith("w1@test has not signed the register")
+    # The same name of the host, another container: it cannot be looked for.
+    client.hset("af:worker:w1@test", "place", "elsewhere")
+    assert Progress(scene.config).judge().ok
+    second.process.send_signal(signal.SIGSTOP)
+    try:
+        (wrong,) = wait_until(lambda: Progress(scene.config).judge().wrong, timeout=20)
+        assert wrong.startswith("w2@test has not signed the register for ")
+    finally:
+        second.process.send_signal(signal.SIGCONT)
+
+
 def test_a_worker_that_signs_and_takes_nothing_is_stuck(scene):
     """Nobody but a signature: what a consumer that hangs looks like to everybody else."""
     fleet = Fleet(scene.ledger.client)

@@ -18,7 +18,9 @@ from celery.bin.celery import celery
 
 from agentflow.store.ledger import Ledger
 from agentflow.tasks.context import Context
+from agentflow.tasks.desk import GitDesk
 
+#: Of any attempt; those with a repository also die as they share what they made.
 POINTS = ("popped", "claimed", "before-settle", "settled", "continued")
 
 
@@ -30,14 +32,15 @@ def die(node: str) -> None:
 
 
 def crash(owner: type, name: str, *, after: bool) -> None:
-    """Make a method (self, run, node, ...) fatal before or after it has done its work."""
+    """Make a method (self, run, node, ...), or one of a desk, fatal before or after it has done its work."""
     method: Callable[..., Any] = getattr(owner, name)
 
     @functools.wraps(method)
-    def fatal(self: Any, run: str, node: str, *args: Any, **kwargs: Any) -> Any:
+    def fatal(self: Any, *args: Any, **kwargs: Any) -> Any:
+        node = self._attempt.node.id if isinstance(self, GitDesk) else args[1]
         if not after:
             die(node)
-        result = method(self, run, node, *args, **kwargs)
+        result = method(self, *args, **kwargs)
         if after:
             die(node)
         return result
@@ -51,6 +54,8 @@ WHERE = {
     "before-settle": (Ledger, "settle", False),
     "settled": (Ledger, "settle", True),
     "continued": (Context, "proceed", True),
+    "accepted": (GitDesk, "share", False),
+    "shared": (GitDesk, "share", True),
 }
 
 if __name__ == "__main__":

@@ -112,17 +112,17 @@ def test_kill_ends_every_worker_and_nothing_is_counted(crew: Crewed):
     crew.spawn(2, slots=1)
     by_hand = crew.start("by-hand", slots=1)
     stopped = psutil.Process(crew.start("stopped", slots=1).process.pid)
-    crew.submit(wide(3, 3600.0))
-    wait_until(lambda: len(crew.running()) == 3)
+    crew.submit(wide(4, 3600.0))
+    wait_until(lambda: len(crew.running()) == 4)
     stopped.suspend()
     done = fleet.kill(crew.config)
     assert (done.status, done.workers_killed, done.left) == ("killed", 4, ())
-    assert done.attempts_ended == 3
+    assert done.attempts_ended == 4
     assert by_hand.process.wait(5) == -signal.SIGKILL
     assert crew.ledger.workers() == []
     assert crew.running() == []
-    nodes = [crew.ledger.node("run-1", f"n{i}") for i in range(3)]
-    assert {(n.state.value, n.failures) for n in nodes} == {("ready", 0)}
+    nodes = [crew.ledger.node("run-1", f"n{i}") for i in range(4)]
+    assert {(n.state.value, n.failures, n.losses) for n in nodes} == {("ready", 0, 0)}
     # Nobody takes their places until somebody asks.
     wait_until(lambda: service.supervised(crew.config).workers == [])
     crew.spawn(slots=3)

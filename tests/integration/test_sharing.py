@@ -100,6 +100,30 @@ def test_a_limit_of_a_role_holds_over_all_runs_in_place_of_the_runs_own(ledger):
     assert settle(ledger, "one", "a", first).others == (("two", "a"),)
 
 
+def test_a_limit_of_a_role_wakes_what_the_runs_own_limit_held_back(ledger):
+    """In the fairest order, and no more than the run itself may have."""
+    for run, most in (("one", 0), ("two", 2)):
+        open_run(ledger, THREE, run_id=run, role_limit=1, max_concurrent=most)
+        assert claim(ledger, run, "a").granted
+        for node in ("b", "c"):
+            assert claim(ledger, run, node).reason == "role limit: 1 worker at a time"
+    answer = ledger.set_limit("role:worker", 10)
+    assert set(answer.others) == {("one", "b"), ("one", "c"), ("two", "b")}
+
+
+def test_a_thousand_nodes_that_wait_for_one_lock_keep_nobody_waiting(ledger, redis_client):
+    """Redis serves nobody else while a script runs: it is counted in what the server does for it."""
+    nodes = [f"n{i}" for i in range(1000)]
+    open_run(ledger, {n: [] for n in nodes}, run_id="one", locks={n: ["src"] for n in nodes})
+    first = claim(ledger, "one", "n0")
+    for node in nodes[1:]:
+        claim(ledger, "one", node)
+    redis_client.config_resetstat()
+    assert settle(ledger, "one", "n0", first).woken == ("n1",)
+    calls = sum(stat["calls"] for stat in redis_client.info("commandstats").values())
+    assert calls < 3 * len(nodes)
+
+
 def test_a_node_that_waited_for_a_lock_waits_for_room_next_and_is_not_forgotten(ledger):
     ledger.set_limit("fleet", 2)
     open_run(ledger, {"a": [], "b": []}, run_id="one", locks={"a": ["src"], "b": ["src"]})

@@ -12,7 +12,7 @@ from helpers.stores import Bench, write
 from helpers.travel import Submitter, checked_out, machine, work
 
 from agentflow import transport
-from agentflow.errors import InfraError, RepositoryError
+from agentflow.errors import InfraError, PolicyViolation, RepositoryError
 from agentflow.store.packs import check_room
 from agentflow.workspace import clone, merge
 from agentflow.workspace.gitcmd import Git
@@ -166,7 +166,7 @@ def test_work_above_the_cap_is_refused(submitter: Submitter, tmp_path: Path, red
     run = submitter.run()
     depot = transport.open_depot(machine(tmp_path, "one", redis_url, **{"distributed.max_pack_mb": 1}), run)
     noise = "".join(f"{n * n * 2654435761 % 2**61:x}" for n in range(200_000))
-    with pytest.raises(InfraError, match="at most 1 are carried"):
+    with pytest.raises(PolicyViolation, match="at most 1 are carried"):
         work(depot, run.base, {"noise": noise}, tmp_path / "wa")
 
 

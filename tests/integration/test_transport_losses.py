@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 import redis
-from helpers.repos import commit_all, git, make_repo
-from helpers.stores import Bench
+from helpers.repos import git, make_repo
 from helpers.travel import Submitter, checked_out, machine, work
 
 from agentflow import transport
+from agentflow.environment import Stop
 from agentflow.errors import ConflictError, InfraError, PolicyViolation
 from agentflow.store.logs import Logs
 from agentflow.store.packs import FULL_SHARE, Packs
-from agentflow.workspace import clone, merge, setup
+from agentflow.workspace import clone, ingest, land, merge, setup
+from agentflow.workspace import store as stores
 from agentflow.workspace.commands import Terms
-from agentflow.environment import Stop
 from agentflow.workspace.store import Store
 
 FILES = {f"src/m{n}.py": f"value = {n}\n" for n in range(5)}
@@ -217,7 +215,7 @@ def test_two_projects_do_not_share_what_their_setups_made(
         run = whose.run(run_id=f"run-{number}")
         depot = transport.open_depot(config, run)
         root = checked_out(depot, run.base, tmp_path / f"tree{number}")
-        terms = Terms({"PATH": "/usr/bin:/bin"}, 1e12, Stop(), tmp_path / "setup.log")
+        terms = Terms({"PATH": "/usr/bin:/bin"}, time.monotonic() + 60, Stop(), tmp_path / "setup.log")
         setup.provide(depot.store, Spec(), run.base, root, data_dir=config.data_dir, terms=terms)
         made.append((root / "made" / "of").read_text())
     assert made == ["a\n", "another project\n"]
@@ -300,8 +298,6 @@ def test_work_that_redis_lost_comes_again_from_a_clone_that_has_it(
     one = transport.open_depot(machine(tmp_path, "one", redis_url), run)
     made = work(one, run.base, {"a.txt": "A\n"}, tmp_path / "wa")
     lost = work(one, run.base, {"b.txt": "B\n"}, tmp_path / "wb")
-    from agentflow.workspace import land
-
     land.publish(one.store, submitter.git_dir, run.id, {"nodes/a": made}, base=run.base)
     for key in redis_client.keys(f"af:pack:{run.id}:*"):
         redis_client.delete(key)
@@ -342,8 +338,6 @@ def test_the_stores_of_another_ledger_are_let_alone(
 def test_a_pool_does_not_fill_up_with_small_packs(
     submitter: Submitter, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agentflow.workspace import store as stores
-
     monkeypatch.setattr(stores, "PACKS_MAX", 4)
     config = machine(tmp_path, "one", redis_url)
     for number in range(8):
@@ -355,3 +349,42 @@ def test_a_pool_does_not_fill_up_with_small_packs(
     assert len(list((pool / "objects" / "pack").glob("*.idx"))) <= 4
     root = checked_out(depot, run.base, tmp_path / "tree")
     assert (root / "counter").read_text() == "7"
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "code"),
+    [
+        ({"new.txt": "n"}, (), ""),
+        ({".github/workflows/x.yml": "on: push"}, (), "AF-POLICY-012"),
+        ({".github/workflows/x.yml": "on: push"}, (".github/**",), ""),
+        ({".gitattributes": "* filter=x"}, ("**",), "AF-POLICY-009"),
+    ],
+)
+def test_what_others_packed_is_judged_before_it_lands(
+    submitter: Submitter,
+    tmp_path: Path,
+    redis_url: str,
+    files: dict[str, str],
+    named: tuple[str, ...],
+    code: str,
+) -> None:
+    run = submitter.run()
+    depot = transport.open_depot(machine(tmp_path, "one", redis_url), run)
+    made = work(depot, run.base, files, tmp_path / "w")
+    if not code:
+        ingest.check_result(depot.store, run.base, made, named)
+        return
+    with pytest.raises(PolicyViolation) as told:
+        ingest.check_result(depot.store, run.base, made, named)
+    assert told.value.code == code
+
+
+def test_a_result_that_is_not_built_on_the_base_does_not_land(
+    submitter: Submitter, tmp_path: Path, redis_url: str
+) -> None:
+    run = submitter.run()
+    depot = transport.open_depot(machine(tmp_path, "one", redis_url), run)
+    one = work(depot, run.base, {"a.txt": "A"}, tmp_path / "w1")
+    other = work(depot, run.base, {"b.txt": "B"}, tmp_path / "w2")
+    with pytest.raises(PolicyViolation, match="not built on"):
+        ingest.check_result(depot.store, one, other, ())

@@ -63,6 +63,12 @@ def test_failures_come_first_and_every_waiting_node_says_for_what() -> None:
     assert gone.plain.endswith("succeeded in 5.0 s, attempt 2")
 
 
+def test_the_days_until_a_run_is_landed_are_not_its_work() -> None:
+    end = node("@integrate", NodeState.SUCCEEDED, ended_ms=RUN.opened_ms + 5000)
+    late = replace(RUN, state=RunState.LANDED, closed_ms=RUN.opened_ms + 86_400_000)
+    assert RunStatus(late, (NodeStatus(end, ""),), NOW).seconds == 5
+
+
 def test_a_queue_that_nobody_serves_is_named() -> None:
     ready = node("a", NodeState.READY)
     assert waits_for(ready, {}, "gpu") == "ready, but no worker serves queue gpu"
