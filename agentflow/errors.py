@@ -36,6 +36,8 @@ class AgentflowError(Exception):
         self.fix = fix
         if code:
             self.code = code
+        # A traceback in a program of the user's shows code, why and fix too.
+        self.add_note(self.explain())
 
     def explain(self) -> str:
         """The error as lines for a terminal: `error[CODE]: what`, then why and fix."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from agentflow import transport
 from agentflow.config import Config
 from agentflow.errors import RepositoryError
-from agentflow.runs import home_of, open_ledger, send_others
+from agentflow.homes import home_of
+from agentflow.runs import open_ledger, send_others
 from agentflow.states import CLOSED, RunState
 from agentflow.store.records import RunRecord
 from agentflow.workspace import gc as collecting
@@ -42,7 +43,7 @@ def diff(run_id: str, node: str | None, *, config: Config, stat: bool = False) -
 
 
 def lands_in(run_id: str, *, config: Config, repo: Path) -> Path:
-    """A directory of the repository that `land` typed in `repo` lands in, as `runs.home_of` finds it."""
+    """A directory of the repository that `land` typed in `repo` lands in, as `homes.home_of` finds it."""
     run = open_ledger(config).run(run_id)
     is_clone = run.transport == transport.PACKS and inspect.clone_with(repo, run.base)
     return repo if is_clone else Path(run.root)

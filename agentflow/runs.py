@@ -28,6 +28,7 @@ from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan, make_plan
 from agentflow.config import Config
 from agentflow.errors import ConfigError, ConflictError, RepositoryError, UsageError
+from agentflow.homes import NotHereError, home_of
 from agentflow.local import service
 from agentflow.results import RunResult, build_result
 from agentflow.spec.models import Spec
@@ -47,12 +48,6 @@ from agentflow.workspace.store import Store
 
 #: Milliseconds that `follow` waits for a transition before it looks at the run itself.
 FOLLOW_BLOCK_MS = 2000
-
-
-class NotHereError(RepositoryError):
-    """The repository of a run is on another machine."""
-
-    code = "AF-REPO-021"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,28 +221,6 @@ def land(run_id: str, *, config: Config, repo: Path | None = None) -> RunResult:
     if closed:
         send_others(ledger, closed, config)
     return build_result(ledger, run_id)
-
-
-def home_of(run: RunRecord, repo: Path | None) -> Path:
-    """The git directory that a run lands in: `repo` when it is a clone for a distributed run, else where
-    it was submitted. Raises `RepositoryError` when neither is here.
-    """
-    if run.transport == carrying.PACKS and repo is not None:
-        found = inspect.clone_with(repo, run.base)
-        if found:
-            return found
-    if run.transport != carrying.PACKS or run.host == socket.gethostname():
-        with contextlib.suppress(OSError, RepositoryError):
-            # Names of machines are not unique: elsewhere another repository may have that path.
-            found = inspect.clone_with(Path(run.root), run.base)
-            if found:
-                return found
-    raise NotHereError(
-        f"the repository of run {run.id} is not here",
-        why=f"it was submitted from {run.root} on {run.host or 'another machine'}, and "
-        f"{repo or Path.cwd()} does not hold its base {run.base[:12]}",
-        fix="type this in a clone of that repository (`git fetch` first, if the base is newer than it)",
-    )
 
 
 def _move_branch(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) -> str:

@@ -264,7 +264,7 @@ def publish_base(config: Config, project: str, base: str, git_dir: Path) -> Pack
     packs = base_packs(config, project)
     remote = config.distributed.remote
     line = _line(packs, base)
-    if line and line[0].remote in ("", remote) and all([packs.refresh(record) for record in line]):
+    if line and line[0].remote in ("", remote) and packs.refresh(*line):
         return line[0]
     # There is none, part of it is gone, or it names a remote that is no longer the one.
     packs.drop(base)
@@ -311,7 +311,7 @@ def _older_base(packs: Packs, git: Git) -> str:
             continue
         if len(line) >= BASES_IN_LINE:
             return ""
-        if all([packs.refresh(record) for record in line]):
+        if packs.refresh(*line):
             return commit
     return ""
 
@@ -338,8 +338,7 @@ def keep_work(config: Config, run: RunRecord, commits: Collection[str], git_dir:
         return
     packs = run_packs(config, run.id)
     bases = base_packs(config, run.project)
-    for part in _line(bases, run.base):
-        bases.refresh(part)
+    bases.refresh(*_line(bases, run.base))
     for commit in commits:
         record = packs.find(commit)
         if (record and packs.refresh(record)) or commit == run.base:

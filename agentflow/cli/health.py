@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
 def health(
     ctx: typer.Context,
     worker: Annotated[
-        str | None, typer.Argument(help="A worker's name, or its part before the @; else all of this host.")
+        str | None,
+        typer.Argument(metavar="NAME", help="A worker's name, or its part before the @; else all here."),
     ] = None,
     *,
     as_json: JsonOption = False,

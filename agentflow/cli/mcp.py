@@ -35,7 +35,7 @@ class Scope(StrEnum):
     USER = "user"
 
 
-ClientArgument = Annotated[Client, typer.Argument(help="The coding agent.")]
+ClientArgument = Annotated[Client, typer.Argument(metavar="claude|codex", help="The coding agent.")]
 ScopeOption = Annotated[
     Scope | None,
     typer.Option(help="project: a file in this directory (claude's default); user: your own (codex's)."),

@@ -173,11 +173,13 @@ class Packs:
         if digest.hexdigest() != record.sha256:
             raise _missing(record.commit, "it is not as it was put in")
 
-    def refresh(self, record: PackRecord) -> bool:
-        """Let a pack that is used again live for another `ttl_s`; False when some of it is gone."""
+    def refresh(self, *records: PackRecord) -> bool:
+        """Let packs that are used again live for another `ttl_s`; False when some of them is gone."""
         pipe = self._client.pipeline(transaction=False)
-        for key in (self._index, self._key(record.commit), *self._chunk_keys(record)):
-            pipe.expire(key, self._ttl_s)
+        pipe.expire(self._index, self._ttl_s)
+        for record in records:
+            for key in (self._key(record.commit), *self._chunk_keys(record)):
+                pipe.expire(key, self._ttl_s)
         return all(pipe.execute()[1:])
 
     def drop(self, commit: str) -> None:

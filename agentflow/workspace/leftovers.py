@@ -39,10 +39,12 @@ def tidy(data_dir: Path, url: str, open_runs: Collection[str], older_than_s: flo
     killed processes left in the pools. Returns the ids of the runs.
     """
     before = time.time() - older_than_s
-    gone = []
-    for folder in sorted((data_dir / "runs").glob("*/")):
-        if folder.name not in open_runs and not is_foreign(folder, url) and _forget(folder, before):
-            gone.append(folder.name)
+    closed = (
+        folder
+        for folder in sorted((data_dir / "runs").glob("*/"))
+        if folder.name not in open_runs and not is_foreign(folder, url)
+    )
+    gone = [folder.name for folder in closed if _forget(folder, before)]
     for pool in (data_dir / "pools").glob("*.git"):
         for path in [*pool.glob("parcel-*"), *pool.glob("quarantine/*")]:
             if _is_older(path, before):

@@ -17,7 +17,7 @@ from helpers.travel import work
 from helpers.wait import wait_until
 from helpers.workers import Stage, stage
 
-from agentflow import runs, transport
+from agentflow import homes, runs, transport
 from agentflow.errors import RepositoryError
 from agentflow.spec.reader import parse_spec
 from agentflow.states import RunState
@@ -113,11 +113,11 @@ def test_another_repository_at_the_same_path_is_not_landed_in(machine: Stage, tm
     plan = parse_spec(spec("true"), name="feature.yaml", config=machine.config)
     run_id = runs.submit(plan, config=machine.config, repo=repo)
     run = machine.ledger.run(run_id)
-    assert runs.home_of(run, None) == repo / ".git"
+    assert homes.home_of(run, None) == repo / ".git"
     repo.rename(tmp_path / "moved")
     make_repo(repo, {"b.txt": "another\n"})
     with pytest.raises(RepositoryError, match="is not here"):
-        runs.home_of(run, None)
+        homes.home_of(run, None)
 
 
 def test_collecting_leaves_the_runs_of_another_redis_alone(

@@ -76,6 +76,8 @@ def test_what_is_wrong_is_said_before_anything_runs(home: Path) -> None:
     with pytest.raises(SpecError) as caught:
         agentflow.run(wrong, repo=home)
     assert "there is no such task" in caught.value.explain()
+    # What a traceback shows below the error.
+    assert caught.value.__notes__ == [caught.value.explain()]
 
     # Who wants to look at a broken plan asks for no check: the problems are a list then.
     broken = agentflow.plan(Spec(feature="A circle", tasks=wrong), check=False)
