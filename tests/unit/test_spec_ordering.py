@@ -183,15 +183,17 @@ def definition(tasks, stages, depends):
     """Every edge, straight from the words of docs/spec.md; None when they run against each other."""
     stage = {name: k for name, role, _, _ in tasks for k, (_, roles, _) in enumerate(stages) if role in roles}
     parents = {name: set(needs) for name, _, needs, _ in tasks}
-    order = graph.topological({name: needs for name, _, needs, _ in tasks})
     edges = {name: set(needs) for name, needs in parents.items()}
     for one, its in stage.items():
         before = [k for k in set(stage.values()) if k < its]
         edges[one] |= {other for other, k in stage.items() if before and k == max(before)}
     for k, (_, _, parallel) in enumerate(stages):
-        line = [name for name in order if stage.get(name) == k]
         if not parallel:
-            for one, following in itertools.pairwise(line):
+            if graph.find_cycle({name: sorted(needs) for name, needs in edges.items()}):
+                return None
+            # What a task of an earlier stage is needed for delays no task of this one: all wait for it.
+            order = graph.topological({name: sorted(needs) for name, needs in edges.items()})
+            for one, following in itertools.pairwise([name for name in order if stage.get(name) == k]):
                 edges[following].add(one)
     for name, role, needs, declares in tasks:
         if not needs and not declares and name not in stage:
