@@ -248,7 +248,7 @@ def test_a_log_is_told_what_runs_and_waits_while_nothing_moves(cli: Cli, tmp_pat
     holds = agent(f'while [ ! -e {gate} ]; do sleep 0.05; done; echo > "$1.txt"')
     feature(
         cli,
-        {"id": "a", "runner": holds},
+        {"id": "a", "priority": "critical", "runner": holds},
         {"id": "b", "artifacts": ["a.txt"], "runner": agent("echo b >> a.txt")},
     )
     cli.env["AGENTFLOW_HEARTBEAT_S"] = "0.3"
