@@ -170,7 +170,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(400, f"scripted server: not a chat request: {error}")
         else:
             time.sleep(turn.delay)
-            self._reply(rule, turn, request)
+            try:
+                self._reply(rule, turn, request)
+            except ConnectionError:
+                # Who leaves in the middle of an answer breaks a write; who leaves in a silence ends a read.
+                self.close_connection = True
+                self.server.owner.hung_up += 1
 
     def _reply(self, rule: Rule, turn: Turn, request: Mapping[str, Any]) -> None:
         fault = turn.fault
@@ -220,9 +225,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Silence; ends when the client hangs up."""
         self.close_connection = True
         self.connection.settimeout(fault.seconds)
-        with suppress(OSError):
+        with suppress(TimeoutError):
             if not self.connection.recv(1):
-                self.server.owner.hung_up += 1
+                raise ConnectionResetError
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
