@@ -50,7 +50,7 @@ from its id.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 PREFIX = "af:"
 SCHEMA = PREFIX + "schema"
 RUNS = PREFIX + "runs"

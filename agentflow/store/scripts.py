@@ -12,7 +12,7 @@ from typing import Any, cast
 import redis
 from redis.exceptions import NoScriptError
 
-_SHARED = ("lib.lua", "locks.lua", "room.lua", "nodes.lua")
+_SHARED = ("lib.lua", "locks.lua", "room.lua", "pauses.lua", "budget.lua", "nodes.lua")
 #: These need nothing of the ledger's shared text.
 _ALONE = frozenset({"renew", "register", "lead", "announce", "order"})
 #: A full Redis must still be able to end what it holds, and to say who lives (flags of Redis 7.0).

@@ -17,8 +17,12 @@ if not tolerant then
   if run_state ~= 'open' then
     reason = 'the run is ' .. (run_state or 'gone')
   else
-    local other, path = blocked(node, mine)
-    if other then
+    reason = held_back(node, role)
+    local other, path = nil, nil
+    if reason == '' then other, path = blocked(node, mine) end
+    if reason ~= '' then
+      -- Nothing is taken before everything is free.
+    elseif other then
       reason = 'lock: ' .. (path == '' and '**' or path) .. ' is held for ' .. other
     elseif not is_woken then
       reason = full(role, n[3])

@@ -1,4 +1,12 @@
--- Admission, parking and endings, shared by every script (loaded after room.lua).
+-- Admission, parking and endings, shared by every script (loaded after budget.lua).
+-- What holds a node back besides its locks and its room: a pause, a budget, its class; '' or the reason.
+local function held_back(node, role)
+  local why = paused(role)
+  if why == '' then why = over_budget(node, role) end
+  if why == '' then why = class_full(node) end
+  return why
+end
+
 -- Room in the run itself for one more node of this role; '' or the reason why not.
 local function full(role, limit, more)
   local most = tonumber(redis.call('HGET', RUN, 'max_concurrent') or 0)
@@ -68,6 +76,7 @@ local function wake_own(contended)
     local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'role_limit', 'attempt', 'locks')
     local why = full(n[1], n[3], put)
     if string.sub(why, 1, 3) == 'run' then return end
+    if why == '' then why = held_back(node, n[1]) end
     if why == '' and not taken[n[5]] and not blocked(node, wants(node)) then
       -- It stays first in the line for its locks: whoever wants the same need not ask any more.
       if n[5] and n[5] ~= '[]' then taken[n[5]] = true end
@@ -108,7 +117,7 @@ local function candidate(class)
     local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'role_limit', 'attempt')
     if n[1] .. '|' .. queue_of(n[2], n[1]) == class then
       if full(n[1], n[3]) ~= '' then return nil end
-      if not blocked(node, wants(node)) then
+      if held_back(node, n[1]) == '' and not blocked(node, wants(node)) then
         if goes_after(node) then return nil end
         local why = outranked(node)
         if why == '' then why = barred() end
