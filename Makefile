@@ -37,8 +37,8 @@ fmt: $(STAMP) ## Format, and fix what can be fixed
 bench: $(STAMP) ## Measure; a table, and --json with ARGS="--json FILE"
 	@$(BIN)/python -m bench $(ARGS)
 
-chaos: $(STAMP) ## Kill workers, servers and submitters at random, for minutes
-	@$(BIN)/python -m pytest tests/chaos -m "slow or not slow" --timeout 3600 $(ARGS)
+chaos: $(STAMP) ## Everything goes wrong, by seed: SEED=1 MINUTES=60 (WORLD= SIZE= FAULTS= ONLY=); docs/chaos.md
+	@PYTHONPATH=.:tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),0) --world "$(WORLD)" --size $(or $(SIZE),0) --faults $(or $(FAULTS),12) --only "$(ONLY)"
 
 image: ## Build the worker's image (docker, podman or buildah; BASE=debian: without a registry)
 	@deploy/build-image $(ARGS)

@@ -103,6 +103,9 @@ class NoopRunner(Closed):
 
     type: Literal["noop"] = "noop"
     seconds: Number = Field(default=0.0, description="How long it does nothing")
+    calls: AtLeastOne = Field(default=1, description="How often it spends `usd` and `tokens`")
+    usd: Number = Field(default=0.0, description="US dollars that each call says to have cost")
+    tokens: Count = Field(default=0, description="Tokens that each call says to have read")
 
 
 def _runner_kind(value: Any) -> str | None:

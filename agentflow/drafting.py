@@ -211,6 +211,6 @@ def _no_plan(run_id: str, state: str, reason: str, node: NodeResult, config: Con
         fix="; ".join(filter(None, (node.fix, logs, WITHOUT_MODEL))),
         code=record.code if record.code.startswith("AF-PLAN") else "",
     )
-    if state in (RunState.CANCELLED, RunState.CANCELLING, RunState.DRAINING):
+    if state in (RunState.CANCELLED, RunState.CANCELLING, RunState.PAUSED, RunState.DRAINING):
         error.exit_code = type(error.exit_code).INTERRUPTED
     return error

@@ -51,23 +51,135 @@ def _added(
     return both
 
 
-class Meter:
-    """Counts what one attempt spends while it spends it, so that an attempt that fails is billed too."""
+class Account(Protocol):
+    """Who pays for what an attempt spends; one for each attempt, its paid calls come one after the other."""
 
-    def __init__(self) -> None:
+    def reserve(self, usd: float, tokens: int) -> None:
+        """Set aside what the next call may cost. Raises `BudgetReached`, or `AttemptCancelled` when the node
+        is another attempt's by now.
+        """
+        ...
+
+    def reserve_attempt(self) -> None:
+        """Set aside what the whole attempt may cost, for an agent that tells what it spent when it ends."""
+        ...
+
+    def pay(self, usd: float, tokens: int) -> None:
+        """What the call has cost, in place of what was set aside for it."""
+        ...
+
+    def pay_reserved(self) -> None:
+        """Nobody knows what was spent: what was set aside is taken for it."""
+        ...
+
+
+class Meter:
+    """Counts what one attempt spends while it spends it, so that an attempt that fails is billed too.
+
+    With an `account` each call is paid from the budgets around the attempt: `reserve` before, `charge` after.
+    """
+
+    def __init__(self, account: Account | None = None) -> None:
         self._lock = threading.Lock()
         self._usage = Usage()
+        self._account = account
+
+    def reserve(self, most: Usage) -> None:
+        """Ask before a call that may cost so much at most. Raises `BudgetReached` if a budget forbids it."""
+        if self._account:
+            self._account.reserve(most.cost_usd, most.input_tokens + most.output_tokens)
+
+    def reserve_attempt(self) -> None:
+        """Ask before work whose cost shows when it is done."""
+        if self._account:
+            self._account.reserve_attempt()
 
     def charge(self, usage: Usage) -> None:
-        """Add what one call to a model cost."""
+        """Add what one call to a model cost, or (without calls) what its commands took of the machine."""
         with self._lock:
             self._usage += usage
+        if self._account and usage.calls:
+            self._account.pay(usage.cost_usd, usage.input_tokens + usage.output_tokens)
+
+    def charge_reserved(self) -> None:
+        """The work of `reserve_attempt` is done, and what it has cost is not known."""
+        if self._account:
+            self._account.pay_reserved()
 
     @property
     def usage(self) -> Usage:
         """Everything charged so far."""
         with self._lock:
             return self._usage
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a gate says: a pass (its number), or how long there is no room and why.
+
+    `look_s`: when to ask again. `later`: it takes longer than the caller's patience; its place in the line is
+    kept until then. `lost`: the attempt is not its worker's any more.
+    """
+
+    number: int = 0
+    look_s: float = 0.0
+    expected_s: float = 0.0
+    reason: str = ""
+    later: bool = False
+    lost: bool = False
+
+    @property
+    def granted(self) -> bool:
+        """Whether the call may be made now."""
+        return self.number > 0
+
+
+class Gate(Protocol):
+    """The way to a provider, shared with everybody who calls it; one for each attempt."""
+
+    def enter(self, address: str, model: str, tokens: int, *, patience_s: float | None) -> Room:
+        """Ask for room for a call of about so many tokens at host:port; `patience_s` None: endless."""
+        ...
+
+    def wait(self, room: Room, stop: Stop) -> None:
+        """Sleep until it is worth asking again, or `stop` is set."""
+        ...
+
+    def leave(self, room: Room, tokens: int | None, *, took_s: float, answered: bool) -> None:
+        """The call has ended with so many tokens (None: nobody knows)."""
+        ...
+
+    def told(self, room: Room, wait_s: float | None, why: str) -> bool:
+        """The provider asks for a pause (None: of unknown length). False: the caller must keep it."""
+        ...
+
+    def give_up(self, room: Room) -> None:
+        """The caller waits no more."""
+        ...
+
+
+class OpenGate:
+    """A gate that is always open, for a caller of whom nobody else knows."""
+
+    def enter(self, address: str, model: str, tokens: int, *, patience_s: float | None) -> Room:
+        """There is room."""
+        del address, model, tokens, patience_s
+        return Room(number=1)
+
+    def wait(self, room: Room, stop: Stop) -> None:
+        """Nobody rings."""
+        stop.wait(room.look_s)
+
+    def leave(self, room: Room, tokens: int | None, *, took_s: float, answered: bool) -> None:
+        """Nothing was held."""
+
+    def told(self, room: Room, wait_s: float | None, why: str) -> bool:
+        """Nobody is told."""
+        del room, wait_s, why
+        return False
+
+    def give_up(self, room: Room) -> None:
+        """Nobody stood in a line."""
 
 
 class Stop:
@@ -123,8 +235,32 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """The answer to a request for one more artifact: a text for the agent."""
+
+    text: str
+    granted: bool = False
+
+
+class Asking(Protocol):
+    """How a runner asks for an artifact that its node does not have. Answers at once, never waits.
+
+    With `wait`, an artifact that another node holds ends the attempt (an `AttemptError` that the runner lets
+    pass): the node begins again when it is free.
+    """
+
+    def __call__(self, pattern: str, mode: str, *, wait: bool) -> Request:
+        """Ask to `write`, `read` or `append` (to) what the pattern names."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """What a runner is asked to do. `deadline` is on the clock of `time.monotonic()`."""
+    """What a runner is asked to do. `deadline` is on the clock of `time.monotonic()`.
+
+    `artifacts`: patterns that may be written (none: whatever the task needs), `appends`: those of them of
+    which only the end may grow. `request`: the way to further ones; None when there is none.
+    """
 
     run: str
     node: str
@@ -143,6 +279,9 @@ class Job:
     prompt_file: Path
     stop: Stop = field(default_factory=Stop)
     meter: Meter = field(default_factory=Meter)
+    gate: Gate = field(default_factory=OpenGate)
+    appends: tuple[str, ...] = ()
+    request: Asking | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,9 +169,42 @@ class AcceptanceFailed(AttemptError):
     kind = "acceptance"
 
 
+class BudgetReached(AttemptError):
+    """A budget does not allow the next call. `scope`: `node`, `role NAME`, `run` or `day`.
+
+    Of the node's own budget the node fails; of any other one it is given back and waits until that is raised.
+    """
+
+    code = "AF-BUDGET-001"
+    kind = "budget"
+    retryable = False
+
+    def __init__(self, scope: str, reason: str, *, fix: str = "") -> None:
+        super().__init__(reason, fix=fix)
+        self.scope = scope
+
+
+class ProviderPaused(AttemptError):
+    """A provider lets nobody call it for a while. Nothing is lost or counted: the node comes back by then.
+
+    `seconds`: how long that takes.
+    """
+
+    code = "AF-PROVIDER-002"
+    kind = "paused"
+
+    def __init__(self, what: str, *, seconds: float, why: str = "", fix: str = "") -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.seconds = seconds
+
+
 class ProviderError(AttemptError):
-    """The model's endpoint refused, broke off or answered nonsense; `status` is HTTP's (0: none came)."""
+    """The model's endpoint refused, broke off or answered nonsense; `status` is HTTP's (0: none came).
+
+    `is_outage`: any other call would have failed too (it is away, or takes nobody's key).
+    """
 
     code = "AF-PROVIDER"
     kind = "provider"
     status = 0
+    is_outage = False

@@ -11,9 +11,9 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from agentflow.paths import PATH_MAX_CHARS, pattern_problem, plain_path_problem
@@ -269,30 +269,45 @@ def _checked(problem_of: Callable[[str], tuple[str, str] | None]) -> Callable[[A
 
 
 _PATH_SCHEMA = WithJsonSchema({"type": "string", "minLength": 1, "maxLength": PATH_MAX_CHARS})
-Pattern = Annotated[str, BeforeValidator(_checked(pattern_problem)), _PATH_SCHEMA]
+_pattern = _checked(pattern_problem)
+Pattern = Annotated[str, BeforeValidator(_pattern), _PATH_SCHEMA]
 PlainPath = Annotated[str, BeforeValidator(_checked(plain_path_problem)), _PATH_SCHEMA]
 
 
-def _artifact(value: Any) -> Any:
-    """The pattern of `path` or of `{path, mode: write}`."""
-    if not isinstance(value, dict):
+class SharedArtifact(BaseModel):
+    """An artifact that several nodes may hold at once: they read it, or they append to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    mode: Literal["read", "append"]
+
+
+def _artifact(value: Any) -> str | SharedArtifact:
+    """The pattern of `path` or of `{path, mode: write}`, else pattern and mode."""
+    if isinstance(value, SharedArtifact):
         return value
-    unknown = sorted(set(value) - {"path", "mode"})
+    if not isinstance(value, dict):
+        return _pattern(value)
+    unknown = sorted(set(value) - {"path", "mode"}, key=str)
     if unknown or "path" not in value:
         raise refusal(
             "010" if unknown else "011",
             f"unknown key {unknown[0]!r}" if unknown else "the key 'path' is missing",
-            "an artifact is a pattern, or {path: PATTERN, mode: write}",
+            "an artifact is a pattern, or {path: PATTERN, mode: write, read or append}",
         )
-    if value.get("mode", "write") in {"read", "append"}:
-        raise not_built(f"mode {value['mode']}")
-    if value.get("mode", "write") != "write":
-        raise refusal("013", f"{value['mode']!r} is not a mode", "write (read and append are not built yet)")
-    return value["path"]
+    path, mode = _pattern(value["path"]), value.get("mode", "write")
+    if mode == "write":
+        return path
+    if mode not in {"read", "append"}:
+        raise refusal("013", f"{mode!r} is not a mode", "write, read or append")
+    return SharedArtifact(path=path, mode=mode)
 
 
+#: What a node may write or append to, or reads while nobody else may write it: a pattern (to be written), or
+#: a `SharedArtifact`.
 Artifact = Annotated[
-    Pattern,
+    str | SharedArtifact,
     BeforeValidator(_artifact),
     WithJsonSchema(
         {

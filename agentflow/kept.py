@@ -13,14 +13,17 @@ from agentflow import transport
 from agentflow.config import Config
 from agentflow.errors import RepositoryError
 from agentflow.homes import home_of
+from agentflow.journal import Journal
 from agentflow.runs import open_ledger, send_others
 from agentflow.states import CLOSED, RunState
-from agentflow.store.records import RunRecord
+from agentflow.store.records import INTEGRATE, RunRecord
 from agentflow.workspace import gc as collecting
 from agentflow.workspace import inspect, leftovers
 from agentflow.workspace import land as landing
 from agentflow.workspace.store import Store
 
+#: What the log of an integration is called; a node has a number behind its name.
+VALIDATION = "validation"
 _COLLECTED = CLOSED - {RunState.READY_TO_LAND}
 
 
@@ -50,16 +53,25 @@ def lands_in(run_id: str, *, config: Config, repo: Path) -> Path:
 
 
 def log_files(run_id: str, node: str | None, *, config: Config) -> list[Path]:
-    """Logs and transcripts of one node or of all, oldest attempt first; of other machines the logs' ends."""
+    """Logs and transcripts of one node or of all, oldest attempt first; of other machines the logs' ends.
+
+    `integrate` is the validation of the merged tree. Raises `UsageError` for a node that is not there.
+    """
     folder = config.data_dir / "runs" / run_id / "logs"
-    transport.bring_logs(config, open_ledger(config).run(run_id), folder)
+    ledger = open_ledger(config)
+    if node in (INTEGRATE, INTEGRATE.removeprefix("@")):
+        node = VALIDATION
+    elif node is not None:
+        ledger.node(run_id, node)
+    transport.bring_logs(config, ledger.run(run_id), folder)
     found = [p for p in folder.glob("*") if p.is_file() and (node is None or _is_log_of(p.name, node))]
     return sorted(found, key=lambda p: (p.stat().st_mtime, p.name))
 
 
 def _is_log_of(name: str, node: str) -> bool:
     """Logs are named `<node>.<attempt>[.acceptance|.transcript].<ending>`; ids may hold dots."""
-    return re.match(re.escape(node) + r"\.\d+\.", name) is not None
+    attempt = "" if node == VALIDATION else r"\d+\."
+    return re.match(re.escape(node) + r"\." + attempt, name) is not None
 
 
 def gc(*, config: Config, older_than_s: float, dry_run: bool = False) -> list[str]:
@@ -100,6 +112,8 @@ def _forget_here(config: Config, run: RunRecord) -> None:
     elif git_dir:
         store = Store.open(config.data_dir, run.project, Path(run.repo))
     collecting.forget_run(store, git_dir, run.id)
+    if git_dir:
+        Journal(git_dir, run.id).remove()
     if store:
         collecting.prune(store)
     shutil.rmtree(config.data_dir / "runs" / run.id, ignore_errors=True)

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agentflow.errors import Exit
+from agentflow.errors import BudgetReached, Exit
 from agentflow.states import NodeState, RunState
+from agentflow.store.budgets import DAY
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord, work_ended_ms
 from agentflow.workspace.land import run_ref
@@ -17,6 +18,7 @@ _EXITS = {
     RunState.READY_TO_LAND: Exit.OK,
     RunState.CONFLICT: Exit.CONFLICT,
     RunState.CANCELLED: Exit.INTERRUPTED,
+    RunState.PAUSED: Exit.INTERRUPTED,
     RunState.DRAINING: Exit.INTERRUPTED,
     RunState.CANCELLING: Exit.INTERRUPTED,
 }
@@ -27,7 +29,8 @@ class NodeResult:
     """One node of a finished run. `checkpoint` is the ref that keeps its commit.
 
     `seconds` are those of all attempts; `losses` counts attempts that ended with their worker, `conflicts`
-    those that were done again on top of other work; `tests` the outcomes that acceptance saw.
+    those that were done again on top of other work; `tests` the outcomes that acceptance saw. `reused`: the
+    run and node (RUN/NODE) that had made its commit from the same things.
     """
 
     state: str
@@ -49,6 +52,7 @@ class NodeResult:
     losses: int = 0
     conflicts: int = 0
     conflict: str = ""
+    reused: str = ""
     tests: Mapping[str, int] = field(default_factory=dict)
     edges: tuple[str, ...] = ()
     findings: tuple[Mapping[str, Any], ...] = ()
@@ -89,6 +93,8 @@ class RunResult:
     reason: str
     nodes: Mapping[str, NodeResult]
     estimated: bool = False
+    #: Budgets by scope (limits, spent, reserved), the project's `day`, the `estimate` at the run's start.
+    budget: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -208,7 +214,7 @@ def build_result(ledger: Ledger, run_id: str) -> RunResult:
         run=run.id,
         state=run.state.value,
         feature=run.feature,
-        exit_code=int(_EXITS.get(run.state, Exit.FAILED)),
+        exit_code=int(_exit_code(run, records.values())),
         root=run.root,
         base=run.base,
         target=run.target,
@@ -226,8 +232,23 @@ def build_result(ledger: Ledger, run_id: str) -> RunResult:
         speedup=round(busy / wall, 2),
         reason=run.reason,
         nodes={n.id: _node(run, n) for n in records.values()},
+        budget=_budget(ledger, run),
         **_spent(records),
     )
+
+
+def _exit_code(run: RunRecord, records: Iterable[NodeRecord]) -> Exit:
+    """BUDGET when the run waits for more, or when every node that failed had used up its own."""
+    failed = [n for n in records if n.state is NodeState.FAILED and not n.optional]
+    by_budget = bool(failed) and all(n.code == BudgetReached.code for n in failed)
+    if run.is_out_of_budget or (run.state is RunState.FAILED and by_budget):
+        return Exit.BUDGET
+    return _EXITS.get(run.state, Exit.FAILED)
+
+
+def _budget(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
+    purses = {scope: purse.as_dict() for scope, purse in ledger.purses(run.id).items()}
+    return {**purses, DAY: ledger.day(run.project).as_dict(), "estimate": ledger.estimate(run.id)}
 
 
 def _counts(records: Mapping[str, NodeRecord]) -> dict[NodeState, int]:
@@ -272,6 +293,7 @@ def _node(run: RunRecord, node: NodeRecord) -> NodeResult:
         losses=node.losses,
         conflicts=node.conflicts,
         conflict=node.conflict,
+        reused=node.reused,
         tests=node.tests,
         edges=node.edges,
         findings=node.findings,

@@ -23,7 +23,8 @@ class RunState(StrEnum):
     """Where a run is."""
 
     OPEN = "open"
-    DRAINING = "draining"  #: no new claims; running attempts finish
+    PAUSED = "paused"  #: no new claims until it is resumed; running attempts go on
+    DRAINING = "draining"  #: no new claims; running attempts finish, and whoever follows the run leaves
     CANCELLING = "cancelling"  #: no new claims; running attempts are ended
     READY_TO_LAND = "ready_to_land"
     LANDED = "landed"
@@ -46,8 +47,11 @@ CLOSED = frozenset(
 #: from -> the states that may follow. Anything absent is a defect and raises.
 TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
     NodeState.PENDING: frozenset({NodeState.READY, NodeState.SKIPPED, NodeState.CANCELLED}),
-    NodeState.READY: frozenset({NodeState.RUNNING, NodeState.PARKED, NodeState.CANCELLED}),
-    NodeState.PARKED: frozenset({NodeState.READY, NodeState.CANCELLED}),
+    # What waited for longer than its queue timeout has failed.
+    NodeState.READY: frozenset(
+        {NodeState.RUNNING, NodeState.PARKED, NodeState.CANCELLED, NodeState.FAILED, NodeState.PENDING}
+    ),
+    NodeState.PARKED: frozenset({NodeState.READY, NodeState.CANCELLED, NodeState.FAILED}),
     NodeState.DELAYED: frozenset({NodeState.READY, NodeState.CANCELLED}),
     NodeState.RUNNING: frozenset(
         {
@@ -59,12 +63,42 @@ TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
             NodeState.DELAYED,
         }
     ),
-    # A resumed run opens again what did not succeed.
+    # A resumed run opens again what did not succeed; one node alone can be done again too (and with it the
+    # integration that was about to start waits once more).
     NodeState.FAILED: frozenset({NodeState.PENDING}),
     NodeState.SKIPPED: frozenset({NodeState.PENDING}),
     NodeState.CANCELLED: frozenset({NodeState.PENDING}),
-    NodeState.SUCCEEDED: frozenset(),
+    # Only by a rollback of its closed run.
+    NodeState.SUCCEEDED: frozenset({NodeState.CANCELLED}),
 }
+
+
+#: The same for runs. Reopening leads back to open; only what is open, paused or draining can be told to move.
+RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
+    RunState.OPEN: frozenset({RunState.PAUSED, RunState.DRAINING, RunState.CANCELLING}),
+    RunState.PAUSED: frozenset({RunState.OPEN, RunState.DRAINING, RunState.CANCELLING}),
+    RunState.DRAINING: frozenset({RunState.OPEN, RunState.PAUSED, RunState.CANCELLING}),
+    RunState.CANCELLING: frozenset(),
+    RunState.READY_TO_LAND: frozenset({RunState.OPEN, RunState.LANDED}),
+    RunState.LANDED: frozenset(),
+    RunState.FAILED: frozenset({RunState.OPEN}),
+    RunState.CONFLICT: frozenset({RunState.OPEN}),
+    RunState.CANCELLED: frozenset({RunState.OPEN}),
+}
+#: States of a run that has not come to its end; from each of them it can be closed.
+UNFINISHED = frozenset(RunState) - CLOSED
+#: How the reasons begin of pauses that nobody asked for; whoever set them lifts them.
+AUTOMATIC_PAUSES = ("budget: ", "breaker: ")
+
+
+def run_sources(target: RunState) -> tuple[str, ...]:
+    """The unfinished states from which a run may be told to enter `target`."""
+    return tuple(sorted(s.value for s in UNFINISHED if target in RUN_TRANSITIONS[s]))
+
+
+def run_closed_sources(target: RunState) -> tuple[str, ...]:
+    """The states of a closed run from which `target` may be entered."""
+    return tuple(sorted(s.value for s in CLOSED if target in RUN_TRANSITIONS[s]))
 
 
 def sources(target: NodeState) -> tuple[str, ...]:

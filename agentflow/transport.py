@@ -99,8 +99,13 @@ class PackTransport:
             return
         git_dir = self._store.git_dir
         with _lock_of(git_dir), locked(git_dir.with_suffix(".bring.lock")):
-            for commit in missing:
+            # The merge that a node started from has no pack of its own: it comes with what was built on it.
+            own = [commit for commit in missing if commit == self._run.base or self._work.find(commit)]
+            for commit in own:
                 self._fetch(commit)
+            for commit in missing:
+                if not self._has(commit):
+                    self._fetch(commit)
 
     def _has(self, commit: str) -> bool:
         return self._is_noted(commit) or (self._store.has(commit) and self._note(commit))
@@ -133,7 +138,7 @@ class PackTransport:
                     _look_into(wanted, seen)
                     line += needs
                     continue
-                _take(self._work, record, self._store)
+                take(self._work, record, self._store)
             if not self._has(wanted):
                 raise _gone(self._run.id, wanted)
 
@@ -240,11 +245,12 @@ def bring_base(packs: Packs, pool: Store, base: str) -> None:
             elif record.remote:
                 parcels.fetch_base(pool, record.remote, wanted)
             else:
-                _take(packs, record, pool, whole=False)
+                take(packs, record, pool, whole=False)
                 pool.tidy()
 
 
-def _take(packs: Packs, record: PackRecord, store: Store, *, whole: bool = True) -> None:
+def take(packs: Packs, record: PackRecord, store: Store, *, whole: bool = True) -> None:
+    """Put a pack into a store; `whole`: all that its objects refer to must be there. Raises `InfraError`."""
     with parcels.parcel(store) as pack:
         packs.get(record, pack)
         if record.ends:

@@ -8,11 +8,13 @@ summary, and more than `SECOND_TRIES_MAX` of them fail the session.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from helpers.ledgers import validate_store
 from helpers.redis_server import RedisServer, running_server
 
 from agentflow.errors import InfraError
@@ -23,6 +25,11 @@ ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 OF_PROCESSES = ("integration", "acceptance", "chaos", "guide")
 SECOND_TRIES_MAX = 3
 
+# A shell without job control starts what is in its background with Ctrl-C ignored, and children inherit that;
+# the tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In CI a test of processes may be tried a second time."""
@@ -30,6 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items if IN_CI else ():
         if item.path.relative_to(here).parts[0] in OF_PROCESSES:
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How the simulation is told what to play."""
+    parser.addoption("--seed", type=int, default=None, help="play this one schedule of the simulation")
+    parser.addoption("--schedules", type=int, default=0, help="schedules of each block of the simulation")
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +81,20 @@ def broker_url(redis_server: RedisServer, redis_client: redis.Redis) -> str:
     """The address, for Celery, of an empty server."""
     assert redis_client.ping()
     return redis_server.broker_url
+
+
+@pytest.fixture(autouse=True)
+def _whole_store(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test leaves on its Redis is whole: see `agentflow.store.validation`.
+
+    A test that breaks the store on purpose says so: `@pytest.mark.breaks_store("why")`.
+    """
+    yield
+    has_store = "redis_server" in request.fixturenames
+    if has_store and not request.node.get_closest_marker("breaks_store"):
+        server = request.getfixturevalue("redis_server")
+        with redis.Redis.from_url(server.client_url, decode_responses=True) as client:
+            validate_store(client)
 
 
 @pytest.fixture(autouse=True)

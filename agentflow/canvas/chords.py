@@ -18,10 +18,13 @@ from typing import Any, cast
 
 from celery import states
 
+from agentflow import failpoints
 from agentflow.canvas.compile import INTEGRATE, Canvas, Join
 from agentflow.errors import UsageError
 
 log = logging.getLogger("agentflow.canvas")
+#: What the backend's counting script answers for an arrival that there is nothing more to do about.
+_COUNTED = (-1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,68 @@ def arrive(canvas: Canvas, node: str) -> None:
 
 def arrive_at(canvas: Canvas, join: Join, node: str) -> None:
     """Count `node` as ended in one chord; harmless when it is counted already."""
+    cast("Any", canvas.app.backend).on_chord_part_return(_arrival(canvas, join, node), states.SUCCESS, None)
+
+
+def arrive_all(canvas: Canvas, ended: Iterable[str], ready: Iterable[str]) -> None:
+    """Count nodes as ended in each of their chords; `ready` is what the ledger says is ready because of them.
+
+    Where nothing of a chord's body is ready, other arrivals are still to come, most likely: those are
+    counted together, in one round trip. One that is the last after all (others were settled later and
+    arrived sooner) sends the body as any other.
+    """
+    able = set(ready)
+    early: list[tuple[Join, str]] = []
+    last: list[tuple[Join, str]] = []
+    for node in ended:
+        for join in canvas.joins_of(node):
+            (last if able.intersection(join.heads) else early).append((join, node))
+    early = _count_together(canvas, early) if len(early) > 1 else early
+    for join, node in (*early, *last):
+        arrive_at(canvas, join, node)
+
+
+def _arrival(canvas: Canvas, join: Join, node: str) -> _Arrival:
     index = join.parents.index(node)
-    request = _Arrival(f"{join.id}:{index}", join.id, index, canvas.body(join))
-    cast("Any", canvas.app.backend).on_chord_part_return(request, states.SUCCESS, None)
+    return _Arrival(f"{join.id}:{index}", join.id, index, canvas.body(join))
+
+
+def _count_together(canvas: Canvas, arrivals: list[tuple[Join, str]]) -> list[tuple[Join, str]]:
+    """Those of the arrivals that must be made one by one: their chord is complete.
+
+    The backend makes the calls of its counting script; here they are noted and sent together. A complete
+    chord is claimed by that call, for whoever sends its body; the claim is given back, so that the arrival
+    that is made next has it. A worker that dies in between leaves a join that the reconciler sends.
+    """
+    backend = cast("Any", canvas.app.backend)
+    script = getattr(backend, "_chord_part_return_script", None)
+    if script is None:
+        return arrivals
+    calls: list[tuple[list[str], list[Any]]] = []
+
+    def note(*, keys: list[str], args: list[Any], client: object) -> tuple[int, int, int, int]:
+        del client
+        calls.append((keys, args))
+        return _COUNTED
+
+    # A plain copy: the backend's own way to be copied makes a new one with connections of its own.
+    noting = object.__new__(type(backend))
+    vars(noting).update(vars(backend), _chord_part_return_script=note)
+    for join, node in arrivals:
+        noting.on_chord_part_return(_arrival(canvas, join, node), states.SUCCESS, None)
+    with backend.client.pipeline(transaction=False) as pipe:
+        for keys, args in calls:
+            pipe.evalsha(script.sha, len(keys), *keys, *args)
+        answers = pipe.execute(raise_on_error=False)
+    left = []
+    for arrival, (keys, _), answer in zip(arrivals, calls, answers, strict=True):
+        # One that was refused (a server that was started anew has no scripts) is made again as any other.
+        if isinstance(answer, Exception):
+            left.append(arrival)
+        elif answer[-1] == 1:
+            backend.client.delete(keys[-1])
+            left.append(arrival)
+    return left
 
 
 def send(canvas: Canvas, nodes: Iterable[str], *, woken: bool = False) -> None:
@@ -112,11 +174,13 @@ def proceed(
     """
     if succeeded:
         send(canvas, canvas.fork(node))
-    ended = [done for done in ended if done != INTEGRATE]
-    for done in ended:
-        arrive(canvas, done)
+    failpoints.at("continue.forked", node)
+    ended, ready = [done for done in ended if done != INTEGRATE], list(ready)
+    arrive_all(canvas, ended, ready)
+    failpoints.at("continue.arrived", node)
     send(canvas, _integration(canvas, ready, ended))
     send(canvas, woken, woken=True)
+    failpoints.at("continue.sent", node)
 
 
 def _integration(canvas: Canvas, ready: Iterable[str], ended: Iterable[str]) -> list[str]:
@@ -130,9 +194,8 @@ def _integration(canvas: Canvas, ready: Iterable[str], ended: Iterable[str]) -> 
 
 def follow_up(canvas: Canvas, *, ready: Iterable[str], ended: Iterable[str], woken: Iterable[str]) -> None:
     """What follows a transition that no attempt settled (expiry, cancel, drain, back-off)."""
-    ended = [done for done in ended if done != INTEGRATE]
-    for done in ended:
-        arrive(canvas, done)
+    ended, ready = [done for done in ended if done != INTEGRATE], list(ready)
+    arrive_all(canvas, ended, ready)
     again = [n for n in ready if n != INTEGRATE] + _integration(canvas, ready, ended)
     send(canvas, again)
     send(canvas, woken, woken=True)

@@ -93,7 +93,7 @@ class Canvas:
         by_parent: dict[str, list[Join]] = {}
         for parents, heads in heads_by_parents.items():
             name = hashlib.sha256("\n".join(parents).encode()).hexdigest()[:16]
-            join = Join(f"{self.run_id}:{name}:{self.generation}", parents, tuple(heads))
+            join = Join(f"{self.run_id}:{name}:{self.generation}", parents, self._by_rank(heads))
             joins[join.id] = join
             for parent in parents:
                 by_parent.setdefault(parent, []).append(join)
@@ -161,7 +161,8 @@ class Canvas:
 
     def fork(self, node: str) -> list[str]:
         """Heads of the segments that `node` sends itself when it has succeeded."""
-        return [c for c in self._children.get(node, ()) if c in self.segments and self._is_fork_member(c)]
+        kids = self._children.get(node, ())
+        return list(self._by_rank([c for c in kids if c in self.segments and self._is_fork_member(c)]))
 
     def body(self, join: Join) -> Signature[Any]:
         """What a chord fires; built once, since every arrival names it."""
@@ -176,7 +177,13 @@ class Canvas:
 
     def roots(self) -> list[str]:
         """Heads of the segments that start at once."""
-        return [head for head in self.segments if not self._parents[head]]
+        return list(self._by_rank([head for head in self.segments if not self._parents[head]]))
+
+    def _by_rank(self, heads: Sequence[str]) -> tuple[str, ...]:
+        """What is sent at once is sent in its order: a queue serves equal message priorities as they came."""
+        if INTEGRATE in heads:
+            return tuple(heads)
+        return tuple(sorted(heads, key=lambda head: self.plan.by_id[head].order))
 
 
 def _children(parents: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
-from agentflow.canvas.plan import Plan, lock_paths
+from agentflow.canvas.plan import PRIORITY_ORDER, Plan
 from agentflow.canvas.routing import SYSTEM_QUEUE, queue_of
+from agentflow.canvas.spending import urgencies
+from agentflow.spec.artifacts import Lock, lock_path, needed_locks
+from agentflow.store.budgets import limits_of
 from agentflow.store.ledger import Ledger, NodeSpec
 from agentflow.store.records import INTEGRATE
 
@@ -39,11 +42,14 @@ def open_in_ledger(
         "transport": transport,
         "host": host,
         "max_concurrent": plan.max_concurrent,
-        "on_failure": plan.on_failure,
+        # To the ledger a rollback is a stop; what is undone then is seen to when the run is closed.
+        "on_failure": "stop" if plan.on_failure == "rollback" else plan.on_failure,
         "timeout_ms": int(plan.timeout_s * 1000),
-        "exclusive": json.dumps(exclusive_paths(plan)) if plan.exclusive else "",
+        "max_losses": plan.max_losses,
+        "exclusive": json.dumps([lock.text for lock in exclusive_locks(plan)]) if plan.exclusive else "",
+        **{f"most:{name}": most for name, most in plan.spending.classes.items()},
     }
-    ledger.open_run(run, node_specs(plan), plan.model_dump_json())
+    ledger.open_run(run, node_specs(plan), plan.model_dump_json(), budget=limits_of(plan.spending.limits))
 
 
 def node_specs(plan: Plan) -> list[NodeSpec]:
@@ -54,6 +60,7 @@ def node_specs(plan: Plan) -> list[NodeSpec]:
             children[parent].append(node)
     for sink in plan.sinks:
         children[sink].append(INTEGRATE)
+    urgency = _urgencies(plan)
     specs = [
         NodeSpec(
             id=n.id,
@@ -66,6 +73,9 @@ def node_specs(plan: Plan) -> list[NodeSpec]:
             optional=n.optional,
             output=n.output,
             queue=queue_of(n.role, n.queue),
+            queue_ms=int(n.queue_timeout_s * 1000),
+            complexity=n.complexity,
+            urgency=urgency.get(n.id),
         )
         for n in plan.nodes
     ]
@@ -73,7 +83,17 @@ def node_specs(plan: Plan) -> list[NodeSpec]:
     return [*specs, end]
 
 
-def exclusive_paths(plan: Plan) -> list[str]:
-    """What an exclusive run locks: the union of all that its nodes may write ('' is the whole tree)."""
-    patterns = [p for n in plan.nodes if n.output == "change" for p in n.artifacts or ("**",)]
-    return list(lock_paths(patterns))
+def _urgencies(plan: Plan) -> dict[str, int]:
+    """What decides who goes first near the end of a budget; nothing where all nodes are alike."""
+    importance = {n.id: PRIORITY_ORDER[n.priority] for n in plan.nodes}
+    return urgencies(importance, plan.parents) if len(set(importance.values())) > 1 else {}
+
+
+def exclusive_locks(plan: Plan) -> tuple[Lock, ...]:
+    """What an exclusive run locks: all that its nodes may write, append to, or keep from being written."""
+    locks = [lock for node in plan.nodes for lock in node.locks if lock.mode != "write"]
+    for node in plan.nodes:
+        if node.output == "change":
+            written = [p for p in node.artifacts if p not in node.appends]
+            locks += [Lock(lock_path(p)) for p in (written if node.artifacts else ["**"])]
+    return needed_locks(locks)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentflow import graph
 from agentflow.agents import RoleConfig
 from agentflow.canvas.routing import decide_queue, priority_of
+from agentflow.canvas.spending import Spending, spending_of
 from agentflow.config import Config
 from agentflow.errors import UsageError
-from agentflow.spec.artifacts import lock_path
+from agentflow.spec.artifacts import Lock, locks_of, of_mode
 from agentflow.spec.built import expanded
 from agentflow.spec.models import Setup, Spec, Task
 from agentflow.spec.ordering import Order, order_of
@@ -39,8 +40,18 @@ class SetupPlan(_Frozen):
     keep: tuple[str, ...] = ()
 
 
+def _lock(value: Any) -> Any:
+    """A path alone is one to write."""
+    return Lock(value) if isinstance(value, str) else value
+
+
 class PlanNode(_Frozen):
-    """One node with everything decided. `needs` are the spec's edges, whole; `locks` lock paths."""
+    """One node with everything decided. `needs` are the spec's edges, whole.
+
+    `artifacts`: patterns that it may write (none: whatever it needs), `appends`: those of them that it may
+    only append to, `kept`: patterns that nobody writes while it runs, nor does it. `declared`: the spec names
+    what it writes, so it is locked.
+    """
 
     id: str
     role: str
@@ -54,18 +65,22 @@ class PlanNode(_Frozen):
     inputs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
+    appends: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     declared: bool = False
-    locks: tuple[str, ...] = ()
+    locks: tuple[Annotated[Lock, BeforeValidator(_lock)], ...] = ()
     acceptance: tuple[Command, ...] = ()
     expect: Literal["green", "red_then_green", "none"] = "green"
     priority: str = "medium"
     message_priority: int = 5
     rank: float = 1.0
     timeout_s: float = DEFAULT_TIMEOUT_S
+    queue_timeout_s: float = 0.0
     retries: int = 2
     retry_delay_s: float = 0.0
     optional: bool = False
     role_limit: int = 0
+    complexity: str = ""
     runner: Mapping[str, Any] = Field(default_factory=dict)
     env: Mapping[str, str] = Field(default_factory=dict)
     tags: tuple[str, ...] = ()
@@ -86,12 +101,17 @@ class Plan(_Frozen):
     nodes: tuple[PlanNode, ...]
     setup: SetupPlan | None = None
     validation: tuple[Command, ...] = ()
-    on_failure: Literal["continue", "stop"] = "continue"
+    on_failure: Literal["continue", "stop", "rollback"] = "continue"
     max_concurrent: int = 0
     exclusive: bool = False
+    strict_artifacts: bool = False
     env: Mapping[str, str] = Field(default_factory=dict)
     allow_run: bool = False
+    #: Whether a verified commit that was made from the same things is used again.
+    reuse: bool = True
     timeout_s: float = 0.0
+    max_losses: int = 0
+    spending: Spending = Field(default_factory=Spending)
 
     @functools.cached_property
     def by_id(self) -> dict[str, PlanNode]:
@@ -149,9 +169,12 @@ def make_plan(
         on_failure=spec.policy.on_failure,
         max_concurrent=jobs or spec.policy.max_concurrent or config.slots,
         exclusive=spec.policy.exclusive,
+        strict_artifacts=spec.policy.strict_artifacts,
         env=dict(spec.env),
         allow_run=allow_run,
         timeout_s=timeout_s or 0.0,
+        max_losses=config.limits.losses,
+        spending=spending_of(spec, config, tasks),
     )
 
 
@@ -178,21 +201,24 @@ def _node(
     name = config.role_name(task.role) or task.role
     role = config.roles[name]
     priority = task.priority or role.priority or "medium"
-    declared = bool(task.artifacts)
+    written = of_mode(task.artifacts, "write", "append")
+    appends = tuple(p for p in of_mode(task.artifacts, "append") if p not in of_mode(task.artifacts, "write"))
     is_change = task.output == "change"
-    artifacts = tuple(task.artifacts) or (tuple(role.artifacts) if is_change else ())
+    artifacts = written or (tuple(role.artifacts) if is_change else ())
     needs = tuple(shaped.needs[task.id])
     runner = _runner(task, role, spec, config, allow_run=allow_run)
+    queue = decide_queue(
+        name,
+        asked=task.queue or spec.queue,
+        by=config.routing.by,
+        roles=config.routing.roles,
+        feature=spec.feature,
+    )
+    patience = config.limits.queue_timeouts.get(queue or name, 0.0)
     return PlanNode(
         id=task.id,
         role=name,
-        queue=decide_queue(
-            name,
-            asked=task.queue or spec.queue,
-            by=config.routing.by,
-            roles=config.routing.roles,
-            feature=spec.feature,
-        ),
+        queue=queue,
         stage=shaped.stages.get(task.id, ""),
         shard=task.shard or "",
         prompt=task.prompt or "",
@@ -202,18 +228,22 @@ def _node(
         inputs=tuple(task.inputs) or needs,
         reads=tuple(task.reads),
         artifacts=artifacts,
-        declared=declared,
-        locks=lock_paths(task.artifacts) if is_change else (),
+        appends=appends,
+        kept=of_mode(task.artifacts, "read"),
+        declared=bool(written),
+        locks=locks_of(task.artifacts),
         acceptance=tuple(task.acceptance),
         expect=task.expect,
         priority=priority,
         message_priority=priority_of(priority, rank, longest),
         rank=rank,
         timeout_s=task.timeout or spec.policy.timeout or DEFAULT_TIMEOUT_S,
+        queue_timeout_s=task.queue_timeout or spec.policy.queue_timeout or patience,
         retries=task.retries if task.retries is not None else spec.policy.retries,
         retry_delay_s=task.retry_delay or spec.policy.retry_delay or 0.0,
         optional=task.optional,
         role_limit=role.max_concurrent,
+        complexity=task.complexity or "",
         runner=runner,
         env={**spec.env, **task.env},
         tags=tuple(task.tags),
@@ -224,7 +254,7 @@ def _runner(task: Task, role: RoleConfig, spec: Spec, config: Config, *, allow_r
     """The runner's whole configuration: of the task, else the spec, the role, the default."""
     chosen = task.runner or spec.runner or role.runner or config.default_runner
     if isinstance(chosen, str):
-        settings = config.runners[chosen].model_dump(mode="json")
+        settings = config.runners[chosen].model_dump(mode="json") | {"name": chosen}
     else:
         settings = chosen.model_dump(mode="json")
     for name in ("model", "temperature", "max_tokens", "tools"):
@@ -232,6 +262,8 @@ def _runner(task: Task, role: RoleConfig, spec: Spec, config: Config, *, allow_r
         if value is not None and settings["type"] in ("openai", "planner"):
             settings[name] = list(value) if isinstance(value, tuple) else value
     settings["allow_run"] = allow_run
+    if config.rate_limits.calls_per_agent and settings["type"] in ("openai", "planner"):
+        settings["calls_per_agent"] = config.rate_limits.calls_per_agent
     return settings
 
 
@@ -239,13 +271,3 @@ def _setup(setup: Setup | None) -> SetupPlan | None:
     if setup is None:
         return None
     return SetupPlan(commands=tuple(setup.commands), key=tuple(setup.key), keep=tuple(setup.keep))
-
-
-def lock_paths(patterns: Iterable[str]) -> tuple[str, ...]:
-    """The paths that patterns lock, without those that lie under another one."""
-    paths = sorted({lock_path(p) for p in patterns})
-    kept: list[str] = []
-    for path in paths:
-        if not any(k in ("", path) or path.startswith(k + "/") for k in kept):
-            kept.append(path)
-    return tuple(kept)

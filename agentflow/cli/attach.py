@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agentflow.cli import live, text
@@ -144,11 +145,13 @@ def _follow(run_id: str, config: Config, screen: Screen, *, events: bool) -> Non
     while True:
         try:
             with reachable(config.client_url()):
-                for event in runs.follow(run_id, config=config, after=after):
+                for event in runs.follow(run_id, config=config, after=after, repo=Path.cwd()):
                     after, failures = event.id, 0
                     screen.show(event)
                     if events:
                         text.put(json.dumps(event_as_dict(event)))
+        except runs.DataLostError:
+            raise
         except InfraError:
             failures += 1
             if failures > RECONNECTS:

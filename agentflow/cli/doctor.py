@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,9 +41,14 @@ class Check:
     hint: bool = False
 
 
-def doctor(ctx: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Check that this machine has what a run needs."""
-    checks = list(_checks(ctx))
+LedgerOption = Annotated[
+    bool, typer.Option("--ledger", help="Look for anything in the ledger that contradicts itself.")
+]
+
+
+def doctor(ctx: typer.Context, *, ledger: LedgerOption = False, as_json: JsonOption = False) -> None:
+    """Check that this machine has what a run needs, or that the ledger is whole."""
+    checks = list(_ledger(config_of(ctx)) if ledger else _checks(ctx))
     if as_json:
         text.put(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -79,6 +84,25 @@ def _checks(ctx: typer.Context) -> Iterator[Check]:
     yield _disk(config)
     yield _repository()
     yield from _keys(config)
+
+
+def _ledger(config: Config) -> Iterator[Check]:
+    """What is always true of a ledger, asked of the one in use; harmless while workers work."""
+    from agentflow.local import service
+    from agentflow.monitor import Monitor
+
+    if config.redis_url is None and service.status(config) is None:
+        yield Check("ledger", ok=True, found="nothing runs here, so there is none to look at", hint=True)
+        return
+    monitor = Monitor(config)
+    found = monitor.violations()
+    if not found:
+        known = len(monitor.runs())
+        yield Check("ledger", ok=True, found=f"nothing contradicts itself; {known} runs are known")
+    for violation in found:
+        what, _, story = violation.partition("\n")
+        fix = "report this with what follows; `agentflow resume RUN` goes on from what was settled\n" + story
+        yield Check("ledger", ok=False, found=what, fix=fix)
 
 
 def _guarded(name: str, check: Callable[[], Check], *, fix: str) -> Check:

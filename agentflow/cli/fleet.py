@@ -1,4 +1,4 @@
-"""`worker`, `workers`, `spawn`, `scale`, `drain`, `kill` and `limits`: the processes that do the work.
+"""`worker`, `workers`, `spawn`, `scale` and `limits`: the processes that do the work.
 
 In every text a *slot* runs one node at a time, and a *worker* is a process that has slots.
 """
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentflow.cli import text
-from agentflow.cli.options import JsonOption, RedisOption, Surroundings, seconds
-from agentflow.errors import Exit, UsageError
+from agentflow.cli.options import JsonOption, RedisOption, Surroundings, monitor_of
+from agentflow.errors import UsageError
 
 if TYPE_CHECKING:
     from agentflow.config import Config
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the new workers serve.")]
 
+OfRunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Of this run alone.")]
+
 limits_app = typer.Typer(help="How many slots may be busy at once, over all workers.", rich_markup_mode=None)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (worker, workers, spawn, scale, drain, kill):
+    for command in (worker, workers, spawn, scale):
         app.command()(command)
     limits_app.command("set")(limits_set)
     app.add_typer(limits_app, name="limits")
@@ -91,10 +93,14 @@ def workers(ctx: typer.Context, *, redis: RedisOption = None, as_json: JsonOptio
     if as_json:
         shown = [asdict(worker.record) | {"state": worker.state} for worker in found]
         told = {"workers": shown, "slots": state.workers["slots"], "busy": state.workers["busy"]}
-        text.put(json.dumps(told | {"limits": state.limits, "drained": state.drained}, indent=2))
+        held = {"drained": state.drained, "paused": state.paused}
+        text.put(json.dumps(told | {"limits": state.limits} | held, indent=2))
         return
     if state.drained:
         text.say(f"the fleet is drained: {text.one_line(state.reason)} (agentflow drain --resume ends that)")
+    for name, reason in state.paused.items():
+        flag = "--fleet" if name == "fleet" else f"--role {name.partition(':')[2]}"
+        text.say(f"{name} is paused: {text.one_line(reason)} (agentflow resume {flag} ends that)")
     if not found:
         text.say("no worker; `agentflow spawn 1` starts one here, `agentflow worker` in this terminal")
         return
@@ -183,87 +189,18 @@ def scale(
         )
 
 
-def drain(
-    ctx: typer.Context,
-    *,
-    resume: Annotated[bool, typer.Option("--resume", help="End the drain.")] = False,
-    reason: Annotated[str, typer.Option(help="Told to whoever asks why nothing starts.")] = "by its operator",
-    timeout: Annotated[str, typer.Option(help="How long to wait for what runs: 90s, 10m.")] = "10m",
-    redis: RedisOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Let what runs finish, start nothing more, and end all workers of the fleet.
-
-    Holds until `drain --resume` or `scale`, for workers that start later too. Prints what is left as it
-    stands. (A single run is drained by Ctrl-C in its `agentflow run`.)
-    """
-    from agentflow import fleet
-
-    config = _reached(ctx, redis)
-    if resume:
-        ended = fleet.resume(config)
-        if as_json:
-            text.put(json.dumps({"resumed": ended}))
-        text.say("the fleet takes work again" if ended else "the fleet was not drained")
-        return
-    wait_s = seconds(timeout) or 0.0
-    done = fleet.drain(config, reason=reason, timeout_s=wait_s, tell=None if as_json else text.say)
-    if as_json:
-        text.put(json.dumps(asdict(done), indent=2))
-    else:
-        for run in done.snapshot["runs"]:
-            text.put(f"run {run['run']}: {run['done']} of {text.count(run['total'], 'node')} done")
-        text.put(f"{done.status}: {processes(done.workers_killed)} ended")
-    if done.left:
-        text.say(
-            f"{text.count(len(done.left), 'worker')} still finish what they have: {', '.join(done.left)}"
-        )
-        raise typer.Exit(int(Exit.FAILED))
-
-
-def kill(
-    ctx: typer.Context,
-    *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    redis: RedisOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """End every worker process of the fleet at once; what ran is done again later."""
-    from agentflow import fleet
-
-    config = _reached(ctx, redis)
-    if not yes and not _agreed(fleet.status(config).workers):
-        raise UsageError("nothing was ended", fix="agentflow kill --yes")
-    done = fleet.kill(config)
-    if as_json:
-        text.put(json.dumps(asdict(done), indent=2))
-    else:
-        text.put(
-            f"{done.status}: {processes(done.workers_killed)} and "
-            f"{text.count(done.attempts_ended, 'attempt')} ended"
-        )
-    if done.left:
-        text.say(f"these did not obey, on other machines: {', '.join(done.left)}")
-        raise typer.Exit(int(Exit.INFRA))
-
-
-def _agreed(found: Mapping[str, Any]) -> bool:
-    import sys
-
-    if not sys.stdin.isatty():
-        return False
-    told = f"{processes(found['total'])} with {text.count(found['busy'], 'busy slot')}"
-    return typer.confirm(f"end {told}?", err=True)
-
-
 @limits_app.callback(invoke_without_command=True)
-def limits(ctx: typer.Context, *, redis: RedisOption = None, as_json: JsonOption = False) -> None:
-    """Show the limits on slots: of the fleet and of roles."""
+def limits(
+    ctx: typer.Context, *, run: OfRunOption = None, redis: RedisOption = None, as_json: JsonOption = False
+) -> None:
+    """Show the limits on slots: of the fleet and of roles, or of one run."""
     if ctx.invoked_subcommand:
         return
     from agentflow import fleet
 
-    _put_limits(fleet.limits(_reached(ctx, redis)), as_json=as_json)
+    config = _reached(ctx, redis)
+    found = fleet.run_limits(config, monitor_of(config).resolve(run)) if run else fleet.limits(config)
+    _put_limits(found, as_json=as_json)
 
 
 def limits_set(
@@ -272,13 +209,22 @@ def limits_set(
         list[str], typer.Argument(metavar="NAME=SLOTS...", help="fleet=40 backend=8; 0: no limit.")
     ],
     *,
+    run: OfRunOption = None,
     redis: RedisOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change limits while everything runs; what waits is woken, what runs is finished."""
+    """Change limits while everything runs; what waits is woken, what runs is finished.
+
+    With --run those of one run: `all`, or a role. A limit of the role in the fleet stands in its place.
+    """
     from agentflow import fleet
 
-    _put_limits(fleet.set_limits(_reached(ctx, redis), dict(map(_limit, words))), as_json=as_json)
+    config, wanted = _reached(ctx, redis), dict(map(_limit, words))
+    if run:
+        found = fleet.set_run_limits(config, monitor_of(config).resolve(run), wanted)
+    else:
+        found = fleet.set_limits(config, wanted)
+    _put_limits(found, as_json=as_json)
 
 
 def _limit(word: str) -> tuple[str, int]:

@@ -40,12 +40,19 @@ NAMED = 4
 _PLAIN_KINDS = {
     "node.started": "running",
     "node.parked": "waits",
-    "node.delayed": "retries later",
+    "node.delayed": "comes back later",
+    "node.throttled": "waits",
     "node.retry": "retries",
     "node.lost": "worker lost, runs again",
     "node.woken": "ready again",
+    "node.reused": "uses a verified commit again",
+    "breaker.opened": "fails again and again, is paused",
+    "breaker.trial": "is tried",
+    "breaker.closed": "goes on",
 }
 _SIGNS = Look()
+#: What a paused run waits for.
+RESUME = "`agentflow resume {run}` goes on"
 
 
 def view(status: RunStatus, *, width: int, height: int, notice: str = "", look: Look = _SIGNS) -> list[Line]:
@@ -56,6 +63,9 @@ def view(status: RunStatus, *, width: int, height: int, notice: str = "", look: 
         (n for n in status.nodes if n.state is NodeState.FAILED), key=lambda n: -n.record.ended_ms
     )
     bottom = [line for line in (_shards(status), _fleet(status)) if line]
+    if status.run.state is RunState.PAUSED:
+        hint = f"{status.run.reason}; {RESUME.format(run=status.run.id)}"
+        bottom.append(Line(words.one_line(hint), "yellow"))
     if notice:
         bottom.append(Line(words.one_line(notice), "yellow"))
     if height <= SCROLLED:
@@ -174,6 +184,8 @@ def detail(node: NodeStatus, now_ms: int) -> str:
         return f"running {took}{again}"
     if node.state is NodeState.SUCCEEDED:
         verdict = f", {words.one_line(record.verdict)}" if record.verdict else ""
+        if record.reused:
+            return f"succeeded: the verified commit of {words.one_line(record.reused)} is used again"
         return f"succeeded in {took}{again}{verdict}"
     if node.state is NodeState.FAILED:
         return f"failed after {words.count(record.attempt, 'attempt')}: {words.one_line(record.reason)}"
@@ -198,6 +210,8 @@ def plain_line(event: Event, opened_ms: int) -> str:
     if event.attempt > 1:
         what += f" (attempt {event.attempt})"
     reason = words.one_line(event.reason)
+    if event.kind == "run.paused":
+        reason += f"; {RESUME.format(run=event.run)}"
     return f"{_since(event.at_ms, opened_ms)}  {words.one_line(_whose(event))}  {what}" + (
         f"  {reason}" if reason else ""
     )
@@ -247,6 +261,8 @@ def status_lines(status: RunStatus) -> list[str]:
         head.append(status.shards_told)
     if run.state is RunState.READY_TO_LAND:
         head.append(f"next: agentflow land {run.id}")
+    elif run.state is RunState.PAUSED:
+        head.append(f"next: agentflow resume {run.id}{' --budget +N' if run.is_out_of_budget else ''}")
     rows = [
         (
             words.symbol(n.state, ascii_only=False) + " " + node_name(n),

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from agentflow.cli import (
+    budgets,
     configuring,
     demo,
     fleet,
@@ -24,7 +25,10 @@ from agentflow.cli import (
     mcp,
     outputs,
     planning,
+    rates,
+    returning,
     running,
+    steering,
     text,
 )
 from agentflow.cli.options import Surroundings, pairs
@@ -134,7 +138,11 @@ def surroundings(
     ctx.obj = Surroundings(Path.cwd(), flags)
 
 
-for module in (running, looking, outputs, planning, house, configuring, demo, mcp, fleet, health):
+_MODULES = (
+    running, budgets, returning, looking, steering, outputs, planning,
+    house, configuring, demo, mcp, fleet, rates, health,
+)  # fmt: skip
+for module in _MODULES:
     module.register(app)
 
 

@@ -17,7 +17,7 @@ from agentflow.errors import UsageError
 
 if TYPE_CHECKING:
     from agentflow.canvas.compile import Canvas
-    from agentflow.canvas.plan import Plan
+    from agentflow.canvas.plan import Plan, PlanNode
     from agentflow.config import Config
     from agentflow.spec.changes import Changes
     from agentflow.spec.models import Spec
@@ -145,9 +145,13 @@ def view_of(
     from agentflow.app import make_app
     from agentflow.canvas.compile import Canvas
     from agentflow.canvas.plan import make_plan
+    from agentflow.forecast import Forecast
 
     made = make_plan(spec, config, only=only, jobs=jobs)
-    weight = dict.fromkeys(made.parents, 1.0)
+    here = Forecast.here(config, Path.cwd())
+    cost = here.cost(made)
+    weight, is_measured = here.weights(made)
+    critical = graph.critical_path(made.parents, weight)
     return render_plan.PlanView(
         feature=made.feature,
         target=made.target,
@@ -165,34 +169,53 @@ def view_of(
                 stage=node.stage,
                 shard=node.shard,
                 queue=node.queue,
+                appends=node.appends,
+                kept=node.kept,
             )
             for node in made.nodes
         ),
         waves=tuple(tuple(wave) for wave in graph.waves(made.parents)),
-        critical_path=tuple(graph.critical_path(made.parents, weight)),
+        critical_path=tuple(critical),
+        critical_s=round(sum(weight[node] for node in critical), 1) if is_measured else 0.0,
         overlaps=tuple(overlaps(made)),
+        unbound=tuple(n.id for n in made.nodes if n.output == "change" and not n.artifacts),
         canvas=tuple(canvas_lines(Canvas(made, "RUN", 1, make_app(config)))),
+        estimate=cost.as_dict(),
+        cost=tuple(cost.lines) if cost.says_something else (),
     )
 
 
-def overlaps(made: Plan) -> list[tuple[str, str, str]]:
-    """Pairs of unordered nodes that lock one path, or one a directory of the other's, and the path."""
-    holders: dict[str, list[str]] = {}
+def overlaps(made: Plan) -> list[render_plan.Overlap]:
+    """Pairs of unordered nodes that do not go together at a path, and what each does with it.
+
+    Where both hold locks one waits for the other. Where one declares nothing (its role's patterns tell what
+    it may write) they work at the same time, and what does not merge is done again on top.
+    """
+    users: dict[str, list[tuple[str, str, bool]]] = {}
     for node in made.nodes:
-        for path in node.locks:
-            holders.setdefault(path, []).append(node.id)
-    found: dict[tuple[str, str], str] = {}
+        for lock in node.locks:
+            users.setdefault(lock.path, []).append((node.id, lock.mode, True))
+        for path in _undeclared(node):
+            users.setdefault(path, []).append((node.id, "write", False))
+    found: dict[tuple[str, str], render_plan.Overlap] = {}
     order = {node.id: place for place, node in enumerate(made.nodes)}
-    for path, ids in holders.items():
-        above = [holders.get(other, []) for other in _directories(path)]
-        for a in ids:
-            for b in {other for group in (ids, *above) for other in group}:
-                if a != b and a not in made.ancestors[b] and b not in made.ancestors[a]:
-                    first, second = sorted((a, b), key=order.__getitem__)
-                    found.setdefault((first, second), path)
-    return [
-        (a, b, path) for (a, b), path in sorted(found.items(), key=lambda item: [order[i] for i in item[0]])
-    ]
+    for path, here in users.items():
+        above = [users.get(other, []) for other in _directories(path)]
+        for one in here:
+            for other in {user for group in (here, *above) for user in group}:
+                (a, does, locks), (b, did, locked) = sorted((one, other), key=lambda user: order[user[0]])
+                shared = does == did != "write"
+                if a != b and not shared and a not in made.ancestors[b] and b not in made.ancestors[a]:
+                    overlap = render_plan.Overlap(a, b, path, (does, did), locks and locked)
+                    found.setdefault((a, b), overlap)
+    return sorted(found.values(), key=lambda overlap: (order[overlap.first], order[overlap.second]))
+
+
+def _undeclared(node: PlanNode) -> set[str]:
+    """The paths that a node may write without locking them; none when nothing says where it will write."""
+    from agentflow.spec.artifacts import lock_path
+
+    return set() if node.declared else {lock_path(pattern) for pattern in node.artifacts}
 
 
 def _directories(path: str) -> list[str]:

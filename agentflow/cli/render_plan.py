@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from agentflow.cli import text as words
 
@@ -28,14 +28,30 @@ class PlannedNode:
     stage: str = ""
     shard: str = ""
     queue: str = ""
+    appends: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+class Overlap(NamedTuple):
+    """Two unordered nodes that use one path and do not go together there: `modes` says what each does.
+
+    `waits`: both lock it, so the later one waits and starts from the earlier one's commit. Else they work at
+    the same time, and what does not merge then is done again on top.
+    """
+
+    first: str
+    second: str
+    path: str
+    modes: tuple[str, str] = ("write", "write")
+    waits: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
     """Everything that can be shown of a plan before it runs.
 
-    `overlaps` are pairs of unordered nodes that lock the same path (they run one after the other);
-    `canvas` is the Celery canvas, one line per message or chord.
+    `unbound` are change nodes of which nothing says where they will write; `canvas` is the Celery canvas, one
+    line per message or chord.
     """
 
     feature: str
@@ -44,8 +60,14 @@ class PlanView:
     nodes: tuple[PlannedNode, ...]
     waves: tuple[tuple[str, ...], ...]
     critical_path: tuple[str, ...]
-    overlaps: tuple[tuple[str, str, str], ...]
+    overlaps: tuple[Overlap, ...]
     canvas: tuple[str, ...]
+    unbound: tuple[str, ...] = ()
+    #: What it will cost, about, and its ceiling; and the same in words.
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    cost: tuple[str, ...] = ()
+    #: Seconds of the critical path by what was measured in this project; 0 when nothing was.
+    critical_s: float = 0.0
 
 
 def as_dict(view: PlanView) -> dict[str, Any]:
@@ -71,14 +93,28 @@ def text(view: PlanView) -> list[str]:
     for number, wave in enumerate(view.waves, 1):
         lines += [f"wave {number}", *(_node_line(by_id[name]) for name in wave)]
     lines += ["", "order", "  " + ", ".join(node.id for node in view.nodes)]
-    lines += ["", f"critical path ({words.count(len(view.critical_path), 'node')})"]
+    long = f", {words.duration(view.critical_s)} as measured here" if view.critical_s else ""
+    lines += ["", f"critical path ({words.count(len(view.critical_path), 'node')}{long})"]
     lines.append("  " + " → ".join(view.critical_path))
-    if view.overlaps:
-        lines += ["", "one after the other, though nothing orders them (both write the same)"]
-        lines += [f"  {a}, {b}: {path or 'everything'}" for a, b, path in view.overlaps[:OVERLAPS_SHOWN]]
-        if len(view.overlaps) > OVERLAPS_SHOWN:
-            lines.append(f"  … and {len(view.overlaps) - OVERLAPS_SHOWN} more")
-    return [*lines, "", *canvas(view)]
+    waiting = [overlap for overlap in view.overlaps if overlap.waits]
+    lines += _overlaps("one after the other, though nothing orders them (locks)", waiting)
+    clashing = [overlap for overlap in view.overlaps if not overlap.waits]
+    lines += _overlaps("may collide (not declared): merged, or done again on top of the other", clashing)
+    if len(view.unbound) > 1:
+        lines += ["", "declare nothing and may collide with each other", "  " + ", ".join(view.unbound)]
+    return [*lines, *(["", *view.cost] if view.cost else []), "", *canvas(view)]
+
+
+def _overlaps(title: str, pairs: Sequence[Overlap]) -> list[str]:
+    if not pairs:
+        return []
+    lines = ["", title]
+    for a, b, path, (does, did), _ in pairs[:OVERLAPS_SHOWN]:
+        how = "" if does == did == "write" else f" ({a} {does}s, {b} {did}s)"
+        lines.append(f"  {a}, {b}: {path or 'everything'}{how}")
+    if len(pairs) > OVERLAPS_SHOWN:
+        lines.append(f"  … and {len(pairs) - OVERLAPS_SHOWN} more")
+    return lines
 
 
 def canvas(view: PlanView) -> list[str]:
@@ -99,8 +135,10 @@ def _node_line(node: PlannedNode) -> str:
     line = f"  {node.id}  ({', '.join(marks)})"
     if node.needs:
         line += f"  needs {', '.join(node.needs)}"
-    if node.artifacts:
-        line += f"  writes {', '.join(map(words.one_line, node.artifacts))}"
+    written = [path for path in node.artifacts if path not in node.appends]
+    for does, paths in (("writes", written), ("appends to", node.appends), ("keeps", node.kept)):
+        if paths:
+            line += f"  {does} {', '.join(map(words.one_line, paths))}"
     return line
 
 

@@ -14,6 +14,13 @@ ParallelOption = Annotated[
 RunnerOption = Annotated[str | None, typer.Option(help="The configured runner of tasks that name none.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Run what was planned without asking.")]
 TimeoutOption = Annotated[str | None, typer.Option(help="Longest time of the whole run: 90s, 10m, 1h.")]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Do every node anew, also where its verified commit is known.")
+]
+BudgetOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[WHERE.]UNIT=AMOUNT", help="What it may spend: 5 (dollars), tokens=100000."),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Print the run's id and return at once.")]
 SandboxOption = Annotated[

@@ -1,4 +1,4 @@
-"""`run`, `resume`, `watch`, `cancel` and `land`: commands that move a run."""
+"""`run`, `resume`, `watch` and `land`: commands that move a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentflow.cli import asking, outputs, planning, render_plan, text
+from agentflow.cli import asking, budgets, outputs, planning, render_plan, steering, text
 from agentflow.cli import run_options as wanted
 from agentflow.cli.options import (
     EventsOption,
@@ -52,7 +52,7 @@ class Manner:
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (run, resume, watch, cancel, land):
+    for command in (run, resume, watch, land):
         app.command()(command)
 
 
@@ -69,6 +69,8 @@ def run(
     shards: planning.ShardsOption = None,
     yes: wanted.YesOption = False,
     timeout: wanted.TimeoutOption = None,
+    budget: wanted.BudgetOption = None,
+    no_cache: wanted.NoCacheOption = False,
     dry_run: wanted.DryRunOption = False,
     detach: wanted.DetachOption = False,
     sandbox: wanted.SandboxOption = "auto",
@@ -99,7 +101,9 @@ def run(
         jobs=jobs if parallel else 1,
         timeout_s=seconds(timeout),
         detach=detach,
+        no_cache=no_cache,
         allow_run=sandbox == "off",
+        budget=tuple(budgets.changes_of(budget, config)),
     )
     found = asking.understand(
         asked or (), config, asking.Options(tuple(files or ()), strategy, shards, runner)
@@ -158,20 +162,30 @@ def resume(
     ctx: typer.Context,
     run: RunArgument = None,
     *,
+    role: Annotated[str | None, typer.Option("--role", help="End the pause of this role instead.")] = None,
+    fleet: Annotated[
+        bool, typer.Option("--fleet", help="End the pause, or drain, of the fleet instead.")
+    ] = False,
+    budget: budgets.BudgetOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     progress: ProgressOption = Progress.AUTO,
     land: LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run after anything; what succeeded is kept."""
+    """Go on with a run after anything, the loss of Redis' data too; what succeeded is kept."""
     from agentflow import runs
     from agentflow.local import service
 
     config = config_of(ctx)
-    run_id = monitor_of(config).resolve(run)
+    if role or fleet:
+        steering.go_on(config, run, role, fleet=fleet, as_json=as_json)
+        return
     service.ensure(config)
-    state = runs.resume(run_id, config=config, repo=Path.cwd())
+    run_id = runs.find(run, config=config, repo=Path.cwd())
+    state = runs.resume(
+        run_id, config=config, repo=Path.cwd(), tell=text.say, budget=budgets.changes_of(budget, config)
+    )
     text.say(f"run {run_id}: {state}")
     if detach:
         text.put(json.dumps({"run": run_id}) if as_json else run_id)
@@ -192,28 +206,6 @@ def watch(
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)
     _to_the_end(run_id, config, Manner(progress, events=events, as_json=as_json, land=land, owner=False))
-
-
-def cancel(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption = False) -> None:
-    """End a run now.
-
-    Waiting nodes are cancelled and running ones stopped; `resume` goes on from there.
-    """
-    from agentflow import runs
-
-    config = config_of(ctx)
-    monitor = monitor_of(config)
-    if run is None:
-        found = monitor.open_runs()
-        if len(found) != 1:
-            ids = ", ".join(record.id for record in found)
-            raise UsageError(
-                f"{len(found)} runs are open: {ids}" if found else "no run is open", fix="name the run"
-            )
-        run = found[0].id
-    run_id = monitor.resolve(run)
-    state = runs.cancel(run_id, config=config)
-    text.put(json.dumps({"run": run_id, "state": state}) if as_json else f"{run_id}: {state}")
 
 
 def land(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentflow.cli import text
+from agentflow.errors import Exit
 from agentflow.states import RunState
 
 if TYPE_CHECKING:
@@ -92,4 +93,5 @@ def _next(result: RunResult, git: str) -> list[str]:
         steps.append(f"look: agentflow why {node}; agentflow logs {node}")
     elif result.state == RunState.FAILED:
         steps.append(f"look: agentflow logs {result.run} integrate")
-    return [*steps, f"next: agentflow resume {result.run}"]
+    more = " --budget +N" if result.exit_code == Exit.BUDGET else ""
+    return [*steps, f"next: agentflow resume {result.run}{more}"]

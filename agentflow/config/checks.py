@@ -13,7 +13,8 @@ from agentflow.explain import did_you_mean
 
 def cross_problems(layers: Layers) -> list[Problem]:
     """All of them, each at the place of the value that is to change."""
-    return [*_runners(layers), *_aliases(layers), *_roles(layers), *_edges(layers), *_numbers(layers)]
+    checks = (_runners, _aliases, _roles, _edges, _providers, _numbers)
+    return [problem for check in checks for problem in check(layers)]
 
 
 def _runners(layers: Layers) -> Iterator[Problem]:
@@ -47,7 +48,7 @@ def _aliases(layers: Layers) -> Iterator[Problem]:
 def _roles(layers: Layers) -> Iterator[Problem]:
     """Roles that limits and routing name and that are not there."""
     roles = layers.values["roles"]
-    for section in ("limits", "routing"):
+    for section in ("limits", "routing", "rate_limits", "budget"):
         for word in layers.values.get(section, {}).get("roles", {}):
             if word not in roles:
                 known = [*roles, *(alias for role in roles.values() for alias in role["aliases"])]
@@ -68,6 +69,16 @@ def _edges(layers: Layers) -> Iterator[Problem]:
                 reason = f"the role {name} depends on {word!r}, which no role is or provides"
                 fix = did_you_mean(word, known) or f"roles are: {', '.join(sorted(roles))}"
                 yield layers.problem(f"roles.{name}.depends_on", "026", reason, fix)
+
+
+def _providers(layers: Layers) -> Iterator[Problem]:
+    """Providers whose rates are limited and that are neither a runner nor a host."""
+    runners = layers.values["runners"]
+    for name in layers.values.get("rate_limits", {}).get("providers", {}):
+        if name not in runners and "." not in name and name != "localhost":
+            reason = f"rate_limits.providers names {name!r}, which is no runner and no host"
+            fix = did_you_mean(name, runners) or f"runners are: {', '.join(sorted(runners))}"
+            yield layers.problem(f"rate_limits.providers.{name}", "025", reason, fix)
 
 
 def _numbers(layers: Layers) -> Iterator[Problem]:

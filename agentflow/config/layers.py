@@ -10,7 +10,7 @@ from agentflow.errors import Problem
 from agentflow.places import Node
 
 #: Sections that hold a mapping from roles.
-_BY_ROLE = ("limits", "routing")
+_BY_ROLE = ("limits", "routing", "rate_limits", "budget")
 
 
 class Layers:
@@ -24,7 +24,8 @@ class Layers:
 
     def problem(self, key: str, number: str, reason: str, fix: str = "", value: str = "") -> Problem:
         """A problem with the value of a key, at the place where it was given."""
-        place = self._places.get(key) or (self.origins.get(key, "the defaults"), 0, 0)
+        below = (place for name, place in self._places.items() if name.startswith(f"{key}."))
+        place = self._places.get(key) or next(below, (self.origins.get(key, "the defaults"), 0, 0))
         return Problem(*place, f"AF-CONFIG-{number}", reason, value, fix)
 
     def complete(self, node: Node) -> None:

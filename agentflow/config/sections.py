@@ -13,12 +13,16 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from agentflow.agents import Closed, RoleSettings, RunnerConfig
 from agentflow.config.address import address_problem
-from agentflow.fields import AtLeastOne, Count, Flag, Name, NotBuilt, Number, Text, refusal
+from agentflow.config.budget import BudgetSettings
+from agentflow.config.rates import BreakerSettings, RateLimitSettings
+from agentflow.fields import AtLeastOne, Count, Duration, Flag, Name, NotBuilt, Number, Text, refusal
 
 #: Queues with this beginning are agentflow's own.
 OWN_QUEUES = "agentflow."
 
 Percent = Annotated[int, Field(strict=True, ge=0, le=100)]
+#: Fewer would catch nodes that only ran beside the cause (store/lua/caps.lua).
+Losses = Annotated[int, Field(strict=True, ge=3, le=100)]
 Days = Annotated[float, Field(strict=True, gt=0, le=365)]
 
 
@@ -110,6 +114,13 @@ class LimitSettings(Closed):
     roles: dict[Name, Count] = Field(
         default_factory=dict, description="Attempts at once over all workers, by role; 0: no limit"
     )
+    queue_timeouts: dict[Name, Duration] = Field(
+        default_factory=dict, description="Longest wait of a node that can start, by queue; then it fails"
+    )
+    losses: Losses = Field(
+        default=5,
+        description="Deaths of its worker in a row, nothing settled between, that quarantine a node (3..)",
+    )
 
 
 class RoutingSettings(Closed):
@@ -149,8 +160,11 @@ class Common(Closed):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    rate_limits: RateLimitSettings = Field(default_factory=RateLimitSettings)
+    breaker: BreakerSettings = Field(default_factory=BreakerSettings)
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
     planner: PlannerSettings = Field(default_factory=PlannerSettings)
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
 
 
 class Settings(Common):
@@ -164,8 +178,6 @@ class Settings(Common):
     roles: dict[Name, RoleSettings] = Field(
         default_factory=dict, description="Roles that are changed or added, by name or alias"
     )
-    budget: NotBuilt = Field(default=None, description="Tokens and dollars a day, a run, a role")
-    rate_limits: NotBuilt = Field(default=None, description="Requests and tokens a minute of a provider")
     providers: NotBuilt = Field(
         default=None, description="Presets of endpoints, and which role may use which"
     )
@@ -185,6 +197,8 @@ class Timing(Closed):
     lease_ttl_ms: AtLeastOne = 3000
     renew_ms: AtLeastOne = 1000
     scan_ms: AtLeastOne = 500
+    #: Length of the windows in which calls and tokens are counted (`rpm` and `tpm` hold for it).
+    rate_window_ms: AtLeastOne = 60_000
     #: Seconds that a leaving worker lets its attempts go on.
     grace_s: Number = 10.0
     #: Off only to show that the canvas carries a run by itself.

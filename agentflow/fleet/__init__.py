@@ -6,11 +6,21 @@ orders with each beat, so that it works from any machine; processes are started 
 """
 
 from agentflow.fleet.ending import drain, kill, resume
-from agentflow.fleet.growing import await_workers, limits, scale, set_limits, spawn
+from agentflow.fleet.growing import (
+    await_workers,
+    limits,
+    run_limits,
+    scale,
+    set_limits,
+    set_run_limits,
+    spawn,
+)
 from agentflow.fleet.looking import kept_here, slots_alive, snapshot, status, workers
+from agentflow.fleet.rates import Rate, change_rates, rates
 from agentflow.fleet.values import Drained, FleetStatus, Killed, Scaled
 
 __all__ = [
-    "Drained", "FleetStatus", "Killed", "Scaled", "await_workers", "drain", "kept_here", "kill", "limits",
-    "resume", "scale", "set_limits", "slots_alive", "snapshot", "spawn", "status", "workers",
+    "Drained", "FleetStatus", "Killed", "Rate", "Scaled", "await_workers", "change_rates", "drain",
+    "kept_here", "kill", "limits", "rates", "resume", "run_limits", "scale", "set_limits", "set_run_limits",
+    "slots_alive", "snapshot", "spawn", "status", "workers",
 ]  # fmt: skip

@@ -42,19 +42,25 @@ def spawn(
     service.ensure(config, worker=False)
     ledger = runs.open_ledger(config)
     refuse_drained(ledger.client)
-    here, most = kept_here(config), config.fleet.max_workers
-    if here + workers > most:
-        raise UsageError(
-            f"{workers} more make {here + workers} worker processes on this machine; {most} are allowed",
-            fix="give each more slots (--slots), or raise fleet.max_workers",
-            code="AF-FLEET-005",
-        )
+    if kept_here(config) + workers > config.fleet.max_workers:
+        raise _too_many(config, workers)
     each = slots or config.fleet.slots_per_worker
-    names = service.spawn(config, workers, kind=feature or "worker", slots=each, queues=chosen)
+    names = service.spawn(config, workers, kind=feature or "worker", slots=each, queues=chosen, whole=True)
+    if workers and not names:  # somebody else was faster
+        raise _too_many(config, workers)
     ledger.announce("fleet.spawned", workers=names, slots=each, queues=list(chosen))
     if wait:
         await_workers(config, names)
     return names
+
+
+def _too_many(config: Config, workers: int) -> UsageError:
+    here, most = kept_here(config), config.fleet.max_workers
+    return UsageError(
+        f"{workers} more make {here + workers} worker processes on this machine; {most} are allowed",
+        fix="give each more slots (--slots), or raise fleet.max_workers",
+        code="AF-FLEET-005",
+    )
 
 
 def await_workers(config: Config, names: Sequence[str], *, timeout_s: float = START_S) -> None:
@@ -153,6 +159,23 @@ def set_limits(config: Config, wanted: Mapping[str, int]) -> dict[str, int]:
         _send(config, ledger, ledger.set_limit(name, slots))
         ledger.announce("fleet.limited", limit=name, slots=slots)
     return ledger.limits()
+
+
+def run_limits(config: Config, run_id: str) -> dict[str, int]:
+    """The limits of one run: `all`, and by role."""
+    return runs.open_ledger(config).run_limits(run_id)
+
+
+def set_run_limits(config: Config, run_id: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Set how many nodes of one run are at work at once, live: `all`, or a role; 0 takes a limit away."""
+    ledger = runs.open_ledger(config)
+    for word, slots in wanted.items():
+        name = word if word == "all" else role_named(word.removeprefix(ROLE), config)
+        answer = ledger.set_run_limit(run_id, name, slots)
+        if answer.woken:
+            chords.send(runs.canvas_of(ledger, run_id, config), answer.woken, woken=True)
+        _send(config, ledger, answer)
+    return ledger.run_limits(run_id)
 
 
 def _send(config: Config, ledger: Ledger, answer: Answer) -> None:

@@ -42,6 +42,7 @@ def status(config: Config) -> FleetStatus:
         limits=ledger.limits(),
         drained=orders.drained,
         reason=orders.reason,
+        paused={name: pause.reason for name, pause in ledger.pauses().items()},
     )
 
 

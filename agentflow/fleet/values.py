@@ -11,7 +11,8 @@ class FleetStatus:
     """The fleet at one glance.
 
     `orchestrator_running`: some worker leads, that is wakes, reaps and reconciles. `tasks`: nodes of open
-    runs by state. `workers`: processes by state, and slots. `queues`: messages that wait, by queue.
+    runs by state. `workers`: processes by state, and slots. `queues`: messages that wait, by queue. `paused`:
+    why, by `fleet` or `role:<role>`.
     """
 
     orchestrator_running: bool
@@ -21,6 +22,7 @@ class FleetStatus:
     limits: dict[str, int] = field(default_factory=dict)
     drained: bool = False
     reason: str = ""
+    paused: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,13 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from agentflow.environment import Stop, Usage
+from agentflow.environment import Gate, OpenGate, Stop, Usage
 from agentflow.errors import AttemptTimeout
 from agentflow.llm.endpoint import Endpoint
+from agentflow.llm.headers import used_up
 from agentflow.llm.refusal import AgainError, cut_stream, explain, filtered, no_choices
 from agentflow.llm.stream import Collector, Reply
+from agentflow.llm.turnstile import Turnstile
 
 MAX_BACKOFF_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
@@ -34,6 +36,12 @@ CONNECT_TIMEOUT_S = 10.0
 SILENCE_S = 300.0
 #: Rough rule for text and code; used only when the endpoint reports no usage.
 CHARS_PER_TOKEN = 4
+#: The same where too little must not be reserved.
+CHARS_PER_TOKEN_RESERVED = 3
+#: Tokens of an answer where neither role nor runner bounds it.
+ANSWER_TOKENS_RESERVED = 8192
+#: A report is taken for true down to this part (1 / n) of our own estimate: texts differ, but not by so much.
+BELIEVED = 4
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 Message = dict[str, Any]
@@ -44,7 +52,8 @@ class ChatModel:
 
     `complete` returns a whole reply or raises: `ProviderError` (its `retryable` says whether another attempt
     could help), `AttemptCancelled` when `stop` is set, `AttemptTimeout` at `deadline` (monotonic seconds).
-    Both also end a call that waits for the network. `charge` gets the usage of every call, failed ones too.
+    Both also end a call that waits for the network. `charge` gets the usage of every call, failed ones too;
+    `reserve` is asked before each with what it may cost at most, and may raise (`BudgetReached`).
     """
 
     def __init__(
@@ -54,13 +63,17 @@ class ChatModel:
         stop: Stop,
         deadline: float,
         charge: Callable[[Usage], None],
+        reserve: Callable[[Usage], None] = lambda _usage: None,
         note: Callable[[str], None] = lambda _text: None,
+        gate: Gate | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._stop = stop
         self._deadline = deadline
         self._charge = charge
+        self._reserve = reserve
         self._note = note
+        self._turnstile = Turnstile(gate or OpenGate(), endpoint, stop=stop, deadline=deadline, note=note)
         self._cut = _Cut(lambda: stop.is_set() or time.monotonic() >= deadline)
         self._timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._cut)
         self._timer.daemon = True
@@ -99,6 +112,9 @@ class ChatModel:
             try:
                 return self._ask(messages, tools, schema)
             except AgainError as again:
+                if again.is_limit and self._turnstile.told(again.retry_after, "asks for a pause"):
+                    # For everybody: the next call waits at the gate, and nothing has failed.
+                    continue
                 failures += 1
                 self._wait_for_retry(again, failures)
 
@@ -113,18 +129,25 @@ class ChatModel:
     def _ask(
         self, messages: Sequence[Message], tools: Sequence[Message], schema: Mapping[str, Any] | None
     ) -> Reply:
+        self._turnstile.enter(_tokens_of(messages, tools))
+        self._afford(messages, tools)
         collector = Collector()
+        headers: Mapping[str, str] = {}
         try:
             with self._open(messages, tools, schema) as stream:
+                headers = stream.response.headers
                 for chunk in stream:
                     self._check()
                     collector.feed(chunk)
         except Exception as error:
-            self._pay(collector, messages, tools)
+            self._turnstile.leave(self._pay(collector, messages, tools), answered=False)
             # A connection that we cut ourselves fails in many ways; the reason is stop or deadline.
             self._check()
             raise explain(error, self.endpoint) from error
-        self._pay(collector, messages, tools)
+        spent = self._pay(collector, messages, tools)
+        self._turnstile.leave(spent, answered=bool(collector.choices and collector.finish))
+        if (wait := used_up(headers)) is not None:
+            self._turnstile.told(wait, "has nothing left for now")
         self._check()
         if not collector.choices:
             raise no_choices(collector.chunks)
@@ -155,16 +178,32 @@ class ChatModel:
         )
         return cast("openai.Stream[Any]", stream)
 
-    def _pay(self, collector: Collector, messages: Sequence[Message], tools: Sequence[Message]) -> None:
-        """Charge the call: what was reported, else an estimate; a refused call costs no tokens."""
-        if collector.reported is not None:
-            self._charge(self.endpoint.bill(*collector.reported, estimated=False))
+    def _afford(self, messages: Sequence[Message], tools: Sequence[Message]) -> None:
+        """Reserve what the call may cost at most, as far as that can be known before."""
+        sent = _tokens_of(messages, tools) * CHARS_PER_TOKEN // CHARS_PER_TOKEN_RESERVED + 1
+        received = self.endpoint.max_output_tokens or ANSWER_TOKENS_RESERVED
+        try:
+            self._reserve(self.endpoint.bill(sent, received, estimated=True))
+        except BaseException:
+            self._turnstile.leave(0, answered=False)
+            raise
+
+    def _pay(self, collector: Collector, messages: Sequence[Message], tools: Sequence[Message]) -> int:
+        """Charge the call: what was reported, else an estimate; a refused call costs no tokens. Its tokens.
+
+        A report far below what was seen to pass (0, less than nothing, a fraction) is no report.
+        """
+        sent, received = _tokens_of(messages, tools), collector.chars // CHARS_PER_TOKEN
+        told = collector.reported
+        if told and told[0] * BELIEVED >= _words_of(messages) and told[1] * BELIEVED >= received:
+            usage = self.endpoint.bill(*told, estimated=False)
         elif collector.chunks:
-            sent = len(json.dumps([*messages, *tools])) // CHARS_PER_TOKEN
-            received = collector.chars // CHARS_PER_TOKEN
-            self._charge(self.endpoint.bill(sent, received, estimated=True))
+            told = told or (0, 0)
+            usage = self.endpoint.bill(max(told[0], sent), max(told[1], received), estimated=True)
         else:
-            self._charge(Usage(calls=1, models={self.endpoint.model: {"calls": 1}}))
+            usage = Usage(calls=1, models={self.endpoint.model: {"calls": 1}})
+        self._charge(usage)
+        return usage.input_tokens + usage.output_tokens
 
     def _wait_for_retry(self, again: AgainError, failures: int) -> None:
         """Sleep until the request may be sent again, or raise when it may not."""
@@ -182,6 +221,16 @@ class ChatModel:
             f"{again.error.what}; asking again in {wait:.1f} s ({failures} of {self.endpoint.max_retries})"
         )
         self._stop.wait(wait)
+
+
+def _tokens_of(messages: Sequence[Message], tools: Sequence[Message]) -> int:
+    """About how many tokens a request has."""
+    return len(json.dumps([*messages, *tools])) // CHARS_PER_TOKEN
+
+
+def _words_of(messages: Sequence[Message]) -> int:
+    """About how many tokens the texts alone have: whatever an endpoint counts, it counts these."""
+    return sum(len(m["content"]) for m in messages if isinstance(m.get("content"), str)) // CHARS_PER_TOKEN
 
 
 class _Cut:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from agentflow.environment import Usage
 from agentflow.errors import ConfigError, ProviderError
@@ -34,6 +35,13 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict)
     max_retries: int = MAX_RETRIES
     backoff_s: float = BACKOFF_S
+    #: Calls of one conversation, repeated ones too; 0: no limit.
+    max_model_calls: int = 0
+
+    @property
+    def address(self) -> str:
+        """Host and port (when it is not the scheme's own), as providers are told apart."""
+        return urlsplit(self.base_url).netloc.rpartition("@")[2].lower()
 
     @classmethod
     def read(cls, runner: Mapping[str, Any], environ: Mapping[str, str]) -> Self:
@@ -66,6 +74,7 @@ class Endpoint:
             headers=dict(runner.get("headers") or {}),
             max_retries=int(_given(runner, "max_retries", MAX_RETRIES)),
             backoff_s=float(_given(runner, "backoff_s", BACKOFF_S)),
+            max_model_calls=int(_given(runner, "calls_per_agent", 0)),
         )
 
     def bill(self, sent: int, received: int, *, estimated: bool) -> Usage:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import time
-from email.utils import parsedate_to_datetime
-
 import httpx2
 import openai
 
 from agentflow.errors import ProviderError
 from agentflow.llm.endpoint import NO_KEY, Endpoint
+from agentflow.llm.headers import pause_of, retry_after
 from agentflow.llm.stream import GarbageError
 
 _RETRIED_STATUS = frozenset({408, 409, 429})
 _SERVER_ERROR = 500
+_TOO_MANY, _UNAVAILABLE = 429, 503
 _SHOWN_CHARS = 500
 
 
 class AgainError(Exception):
-    """The request may be sent again, after `retry_after` seconds if given; else `error` is raised."""
+    """The request may be sent again, after `retry_after` seconds if given; else `error` is raised.
 
-    def __init__(self, error: ProviderError, retry_after: float | None = None) -> None:
+    `is_limit`: the endpoint is well and asks for a pause; that is nobody's failure.
+    """
+
+    def __init__(
+        self, error: ProviderError, retry_after: float | None = None, *, is_limit: bool = False
+    ) -> None:
         super().__init__(error.what)
         self.error = error
         self.retry_after = retry_after
+        self.is_limit = is_limit
+        error.is_outage = not is_limit
 
 
 def explain(error: Exception, endpoint: Endpoint) -> Exception:
@@ -85,42 +91,25 @@ def filtered() -> ProviderError:
     )
 
 
-def retry_after(headers: httpx2.Headers) -> float | None:
-    """Seconds that the endpoint asks to wait: `retry-after-ms`, or `Retry-After` as seconds or date."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        return max(0.0, float(headers["retry-after"]))
-    except KeyError:
-        return None
-    except ValueError:
-        return _seconds_until(headers.get("retry-after", ""))
-
-
-def _seconds_until(date: str) -> float | None:
-    try:
-        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
 def _refused(error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
     status, detail = error.status_code, error.message[:_SHOWN_CHARS]
     if error.code == "insufficient_quota":
-        return _final(
+        return _outage(
             "the model's account has no quota left",
             why=detail,
             fix="raise the quota or add credit at the provider, then `agentflow resume RUN`",
         )
     if status in _RETRIED_STATUS or status >= _SERVER_ERROR:
-        what = "the model's endpoint limits our requests" if status == 429 else "the model's endpoint failed"  # noqa: PLR2004 - the status is its own name
+        headers = error.response.headers
+        is_limit = status == _TOO_MANY or (status == _UNAVAILABLE and retry_after(headers) is not None)
+        what = "the model's endpoint limits our requests" if is_limit else "the model's endpoint failed"
         fix = "lower max_concurrent of the role or -j, or wait, then `agentflow resume RUN`"
         problem = ProviderError(f"{what} (HTTP {status})", why=detail, fix=fix)
-        return AgainError(problem, retry_after(error.response.headers))
+        return AgainError(problem, pause_of(headers), is_limit=is_limit)
     if status in {401, 403}:
         sent = endpoint.api_key != NO_KEY
         key = f"the key in ${endpoint.key_name}" if sent else f"no key (${endpoint.key_name} is not set)"
-        return _final(
+        return _outage(
             f"the model's endpoint refused the key (HTTP {status})",
             why=f"it was sent {key}: {detail}",
             fix=f"set a valid key for {endpoint.base_url} where the worker runs, then `agentflow resume RUN`",
@@ -141,6 +130,13 @@ def _unreachable(error: Exception, endpoint: Endpoint) -> ProviderError:
         why=f"{type(cause).__name__}: {str(cause)[:_SHOWN_CHARS]}",
         fix="see that the endpoint is up and reachable from the worker, then `agentflow resume RUN`",
     )
+
+
+def _outage(what: str, *, why: str, fix: str) -> ProviderError:
+    """An error that every call meets, whatever it asks."""
+    error = _final(what, why=why, fix=fix)
+    error.is_outage = True
+    return error
 
 
 def _final(what: str, *, why: str, fix: str) -> ProviderError:

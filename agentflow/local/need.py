@@ -13,7 +13,6 @@ import redis
 
 from agentflow.app import SYSTEM_QUEUE
 from agentflow.local.crew import Connect
-from agentflow.states import RunState
 from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger
 from agentflow.store.limits import FLEET
@@ -71,8 +70,7 @@ def look(connect: Connect, queues: set[str]) -> Seen | None:
             in_broker = sum(fleet.queue_lengths(names).values()) if runs else 0
             return Seen(
                 orders=OrderBook(client).read(),
-                # One that is drained and has nothing running does not want a worker.
-                open_runs=any(run.running or run.state is not RunState.DRAINING for run in runs),
+                open_runs=any(run.wants_worker for run in runs),
                 waiting=in_broker + sum(ledger.waiting().values()),
                 limit=ledger.limits().get(FLEET, 0),
                 busy={worker.name: worker.busy for worker in ledger.workers() if worker.state != "waiting"},

@@ -71,14 +71,16 @@ def spawn(
     kind: str,
     slots: int,
     queues: Sequence[str] = (),
+    whole: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> list[str]:
     """Start worker processes that are kept running here, and the supervisor for them; their names.
 
-    They are replaced when they die, not when they leave of themselves. Raises `InfraError`.
+    Not more than make `fleet.max_workers` here: fewer are started then, or with `whole` none. They are
+    replaced when they die, not when they leave of themselves. Raises `InfraError`.
     """
     question = {"op": "spawn", "count": count, "kind": kind, "slots": slots, "queues": list(queues)}
-    return list(_ask(question, config, environ)["hired"])
+    return list(_ask({**question, "whole": whole}, config, environ)["hired"])
 
 
 def dismiss(config: Config, count: int, reason: str) -> None:

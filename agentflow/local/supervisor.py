@@ -153,9 +153,13 @@ class Supervisor:
     def _spawn(self, question: Mapping[str, Any]) -> list[str]:
         queues = tuple(map(str, question.get("queues", ())))
         self._queues |= set(queues)
+        # Counted here, where one question comes after the other: two callers may have seen the same room.
+        count, room = int(question["count"]), self._settings.max_workers - len(self._crew.describe())
+        if count > room:
+            count = 0 if question.get("whole") else max(0, room)
         hired = [
             self._crew.hire(str(question["kind"]), int(question["slots"]), queues, self._environment)
-            for _ in range(int(question["count"]))
+            for _ in range(count)
         ]
         return [worker.name for worker in hired]
 

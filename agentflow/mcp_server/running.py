@@ -12,6 +12,7 @@ from pydantic import Field
 
 from agentflow import drafting, fleet, graph, runs
 from agentflow.canvas.plan import make_plan
+from agentflow.canvas.spending import parse_changes
 from agentflow.config import Config
 from agentflow.errors import RepositoryError, UsageError
 from agentflow.local import service
@@ -79,6 +80,9 @@ class RunTools:
         only: Annotated[list[str] | None, Field(description="Only these nodes and what they need")] = None,
         jobs: Annotated[int | None, Field(ge=1, description="Nodes at once")] = None,
         timeout_s: Annotated[float | None, Field(gt=0, description="Longest time of the whole run")] = None,
+        budget: Annotated[
+            list[str] | None, Field(description="What it may spend: usd=5, tokens=100000, backend.usd=2")
+        ] = None,
     ) -> shapes.Started:
         """Start a run of a spec (from `plan`, or a feature file) and return at once with its id.
 
@@ -92,7 +96,12 @@ class RunTools:
             notes: list[str] = []
             service.ensure(config, worker=False)
             options = runs.SubmitOptions(
-                only=tuple(only or ()), jobs=jobs, timeout_s=timeout_s, detach=True, spec_text=text
+                only=tuple(only or ()),
+                jobs=jobs,
+                timeout_s=timeout_s,
+                detach=True,
+                spec_text=text,
+                budget=tuple(parse_changes(budget or (), config)),
             )
             run_id = runs.submit(
                 found, config=config, repo=self._project.directory, options=options, tell=notes.append

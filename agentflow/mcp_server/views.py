@@ -13,7 +13,7 @@ _FIRST = (NodeState.FAILED, NodeState.RUNNING, NodeState.PARKED, NodeState.DELAY
 
 def at_rest(run: RunRecord) -> bool:
     """Whether nothing happens to the run any more without a further call."""
-    return run.state in CLOSED or (run.state is RunState.DRAINING and run.running <= 0)
+    return run.is_at_rest
 
 
 def run_view(status: RunStatus) -> shapes.RunView:
@@ -83,6 +83,8 @@ def what_next(run: RunRecord) -> str:
         return f"nothing: {run.branch or run.target} holds the result"
     if run.state is RunState.OPEN:
         return "run_wait waits for its end and reports progress"
+    if run.state is RunState.PAUSED:
+        return f"nothing starts ({run.reason}) until `agentflow resume {run.id}` in a terminal"
     if run.state in CLOSED or at_rest(run):
         return f"`why` tells of a node; `agentflow resume {run.id}` in a terminal goes on with what is left"
     return "run_wait waits until it has come to rest"

@@ -28,6 +28,7 @@ from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger
 from agentflow.store.reach import reachable
 from agentflow.store.records import INTEGRATE, Event, NodeRecord, RunRecord
+from agentflow.store.validation import validate_store
 
 #: Transitions read at once.
 BATCH = 5000
@@ -77,9 +78,9 @@ class Monitor:
             raise InfraError(
                 f"the ledger has no run {word!r}, though its record is on this machine",
                 why=f"it is in another Redis than {self._config.shown_url()}, or this one lost its data",
-                fix="name the other one (AGENTFLOW_REDIS_URL, or --redis-url before the command), or run it "
-                f"again: agentflow run {record} (what its attempts made is kept as refs/agentflow/{word}/ in "
-                "the store repository)",
+                fix=f"in the run's repository: agentflow resume {word} (it goes on from what was settled "
+                "while somebody was attached); or name the other Redis (AGENTFLOW_REDIS_URL, or --redis-url "
+                f"before the command); or run it again: agentflow run {record}",
                 code="AF-INFRA-011",
             )
 
@@ -207,6 +208,11 @@ class Monitor:
         """Queues that some run asked for."""
         with self._reachable():
             return Fleet(self._client).queues()
+
+    def violations(self) -> list[str]:
+        """What contradicts itself on this Redis, each with its story (docs/reliability.md)."""
+        with self._reachable():
+            return [str(found) for found in validate_store(self._ledger)]
 
     def open_runs(self) -> list[RunRecord]:
         """The runs that are not closed yet."""

@@ -1,12 +1,14 @@
 """Any agent that is a command: codex, claude, a script. What it says is kept, what it wrote is judged.
 
 The command is an argv list; `{prompt_file}`, `{workspace}`, `{task}` and `{python}` are filled in,
-anything else in braces stays as it is. It may write its hand-off to `$AGENTFLOW_HANDOFF` and its report
-to `$AGENTFLOW_REPORT`; both lie outside of the workspace.
+anything else in braces stays as it is. It may write its hand-off to `$AGENTFLOW_HANDOFF`, its report
+to `$AGENTFLOW_REPORT` and what it spent to `$AGENTFLOW_USAGE`; all lie outside of the workspace.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import stat
 import sys
@@ -14,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agentflow.environment import Environment, Job, Outcome
+from agentflow.environment import Environment, Job, Outcome, Usage
 from agentflow.errors import AttemptError, AttemptTimeout, ConfigError
 from agentflow.process import Completed
 
@@ -34,16 +36,24 @@ class CommandRunner:
         Raises `AttemptError` for any exit code but 0 (with the end of the output as feedback),
         `AttemptTimeout` at the deadline or the command's own `timeout`, `AttemptCancelled` on a stop.
         """
-        handoff, report = _answer_files(job)
+        handoff, report, usage = _answer_files(job)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.prompt_file.write_text(_prompt(job), encoding="utf-8", errors="replace")
-        done = environment.execute(
-            command(job),
-            deadline=_deadline(job),
-            env=_environ(job, handoff, report, os.environ),
-            stop=job.stop,
-            log=job.log,
-        )
+        argv = command(job)
+        job.meter.reserve_attempt()
+        try:
+            done = environment.execute(
+                argv,
+                deadline=_deadline(job),
+                env=_environ(job, handoff, report, usage, os.environ),
+                stop=job.stop,
+                log=job.log,
+            )
+        except BaseException:
+            _charge(job, usage)
+            raise
+        if done.returncode not in _NOT_STARTED:
+            _charge(job, usage)
         job.stop.check()
         _check(done, job)
         text = _answer(report) or (_tail(done.output) if job.output == "report" else "")
@@ -79,16 +89,19 @@ def _deadline(job: Job) -> float:
     return min(job.deadline, time.monotonic() + float(own)) if own else job.deadline
 
 
-def _answer_files(job: Job) -> tuple[Path, Path]:
-    """Where the command may write its hand-off and its report; what an earlier attempt left there goes."""
+def _answer_files(job: Job) -> tuple[Path, Path, Path]:
+    """Where the command may write its hand-off, its report and what it spent, without what was left there."""
     job.prompt_file.parent.mkdir(parents=True, exist_ok=True)
-    files = job.prompt_file.with_suffix(".handoff"), job.prompt_file.with_suffix(".report")
+    at = job.prompt_file
+    files = at.with_suffix(".handoff"), at.with_suffix(".report"), at.with_suffix(".usage")
     for file in files:
         file.unlink(missing_ok=True)
     return files
 
 
-def _environ(job: Job, handoff: Path, report: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def _environ(
+    job: Job, handoff: Path, report: Path, usage: Path, environ: Mapping[str, str]
+) -> dict[str, str]:
     """The job's environment, the worker's variables that `pass_env` names, and `env` of the runner."""
     passed = {name: environ[name] for name in job.runner.get("pass_env") or () if name in environ}
     return {
@@ -97,7 +110,39 @@ def _environ(job: Job, handoff: Path, report: Path, environ: Mapping[str, str]) 
         **{name: str(value) for name, value in (job.runner.get("env") or {}).items()},
         "AGENTFLOW_HANDOFF": str(handoff),
         "AGENTFLOW_REPORT": str(report),
+        "AGENTFLOW_USAGE": str(usage),
     }
+
+
+def _charge(job: Job, told: Path) -> None:
+    """What the command says that it has spent; without a word of it, what was reserved for it."""
+    usage = usage_of(_answer(told))
+    if usage:
+        job.meter.charge(usage)
+    else:
+        job.meter.charge_reserved()
+
+
+def usage_of(text: str) -> Usage | None:
+    """What `{"usd": 0.1, "input_tokens": 9, "output_tokens": 8, "calls": 1, "model": "m"}` says, or None."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict) or not (set(told) & {"usd", "input_tokens", "output_tokens"}):
+        return None
+    calls = max(1, int(_figure(told.get("calls"))))
+    sent, received = int(_figure(told.get("input_tokens"))), int(_figure(told.get("output_tokens")))
+    usd = _figure(told.get("usd"))
+    share = {"calls": calls, "input_tokens": sent, "output_tokens": received, "cost_usd": usd}
+    models = {str(told["model"])[:100]: share} if told.get("model") else {}
+    return Usage(calls, sent, received, usd, models=models)
+
+
+def _figure(value: object) -> float:
+    """A number from 0 to a billion; anything else is 0."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return min(1e9, max(0.0, float(value))) if is_number else 0.0  # type: ignore[arg-type]
 
 
 def _check(done: Completed, job: Job) -> None:

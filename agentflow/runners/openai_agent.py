@@ -52,7 +52,9 @@ class OpenAIRunner:
                 stop=job.stop,
                 deadline=job.deadline,
                 charge=job.meter.charge,
+                reserve=job.meter.reserve,
                 note=lambda text: note(log, text),
+                gate=job.gate,
             )
             with model:
                 return Agent(job, Toolbox(job, environment), model, log).run()

@@ -55,7 +55,9 @@ class PlannerRunner:
                 stop=job.stop,
                 deadline=job.deadline,
                 charge=job.meter.charge,
+                reserve=job.meter.reserve,
                 note=lambda text: note(log, text),
+                gate=job.gate,
             )
             with model:
                 planned = _Conversation(job, model, log).plan(request, config)

@@ -87,6 +87,19 @@ class RunArguments(_Arguments):
     timeout: float = Field(default=60.0, gt=0, le=RUN_TIMEOUT_S, description="seconds")
 
 
+class RequestArguments(_Arguments):
+    """Ask for a file that you may not write (or that must not change while you read it). Answers at once.
+    When another task has it: finish without it, or ask again with `wait`, which ends this attempt, drops its
+    changes and begins the task again when the file is free.
+    """
+
+    path: str = Field(min_length=1, max_length=1_024, description="a file, dir/** or dir/*.ext")
+    mode: Literal["write", "read", "append"] = Field(
+        default="write", description="append: add at the end of a file that others may add to as well"
+    )
+    wait: bool = False
+
+
 class FindingArguments(_Arguments):
     """One finding of a report."""
 
@@ -114,6 +127,7 @@ class Toolbox:
         self._job = job
         self._environment = environment
         self._tree = Tree(job.workspace)
+        self._given: list[str] = []
         self._tools: dict[str, tuple[type[_Arguments], Callable[[Any], str]]] = {
             "read": (ReadArguments, self._read),
             "search": (SearchArguments, self._search),
@@ -123,6 +137,8 @@ class Toolbox:
             self._tools |= {"edit": (EditArguments, self._edit), "write": (WriteArguments, self._write)}
         if job.runner.get("allow_run"):
             self._tools["run"] = (RunArguments, self._run)
+        if job.request:
+            self._tools["request_artifact"] = (RequestArguments, self._request)
         wanted = job.runner.get("tools")
         if wanted:
             self._tools = {name: tool for name, tool in self._tools.items() if name in wanted}
@@ -189,9 +205,20 @@ class Toolbox:
     def _check_scope(self, path: str) -> None:
         """Say at once what the ingest would refuse at the end."""
         name = self._tree.name(self._tree.resolve(path))
-        if self._job.artifacts and not any(matches(pattern, name) for pattern in self._job.artifacts):
-            allowed = ", ".join(self._job.artifacts)
-            raise RefusedError(f"{name!r} is not among the files that you may write: {allowed}")
+        patterns = (*self._job.artifacts, *self._given)
+        if self._job.artifacts and not any(matches(pattern, name) for pattern in patterns):
+            ask = "; ask for it with `request_artifact`" if "request_artifact" in self._tools else ""
+            raise RefusedError(
+                f"{name!r} is not among the files that you may write: {', '.join(patterns)}{ask}"
+            )
+
+    def _request(self, asked: RequestArguments) -> str:
+        if self._job.request is None:
+            raise RefusedError("nothing can be asked for here")
+        answer = self._job.request(asked.path, asked.mode, wait=asked.wait)
+        if answer.granted and asked.mode != "read":
+            self._given.append(asked.path)
+        return answer.text
 
     def _run(self, asked: RunArguments) -> str:
         try:

@@ -54,6 +54,7 @@ def resolve(spec: Spec, config: Config) -> Spec:
                 "retries": policy.retries if task.retries is None else task.retries,
                 "retry_delay": policy.retry_delay if task.retry_delay is None else task.retry_delay,
                 "timeout": policy.timeout if task.timeout is None else task.timeout,
+                "queue_timeout": policy.queue_timeout if task.queue_timeout is None else task.queue_timeout,
             }
         )
         for task in spec.tasks
@@ -73,6 +74,7 @@ def _checks(data: Mapping[str, Any], config: Config) -> Iterator[Found]:
         if row.text("id"):
             first.setdefault(row.text("id"), row)
     yield from _runner(data, ("runner",), config)
+    yield from _budget(data, config)
     for row in rows:
         yield from _identity(row, first)
         yield from _role(row, config)
@@ -96,13 +98,24 @@ def _identity(row: TaskRow, first: Mapping[str, TaskRow]) -> Iterator[Found]:
 
 
 def _role(row: TaskRow, config: Config) -> Iterator[Found]:
-    role = row.text("role")
+    yield from _named_role(row.text("role"), row.at("role"), config)
+
+
+def _named_role(role: str, location: tuple[int | str, ...], config: Config) -> Iterator[Found]:
     if role and config.role_name(role) is None:
         words = [*config.roles, *(alias for known in config.roles.values() for alias in known.aliases)]
         fix = did_you_mean(role, words) or (
             f"roles are: {', '.join(sorted(config.roles))}; add one below roles: in agentflow.yaml"
         )
-        yield Found(row.at("role"), "020", "there is no such role", show(role), fix)
+        yield Found(location, "020", "there is no such role", show(role), fix)
+
+
+def _budget(data: Mapping[str, Any], config: Config) -> Iterator[Found]:
+    """Roles that have a budget."""
+    budget = data.get("budget")
+    roles = budget.get("roles") if isinstance(budget, Mapping) else None
+    for role in roles if isinstance(roles, Mapping) else ():
+        yield from _named_role(str(role), ("budget", "roles", str(role)), config)
 
 
 def _runner(data: Mapping[str, Any], location: tuple[int | str, ...], config: Config) -> Iterator[Found]:
@@ -117,10 +130,13 @@ def _runner(data: Mapping[str, Any], location: tuple[int | str, ...], config: Co
 def _kind(row: TaskRow) -> Iterator[Found]:
     """What a report cannot have, and what `expect` needs."""
     if row.text("output") == "report":
-        for key in ("artifacts", "acceptance"):
-            if row.task.get(key):
-                reason = f"a report changes no file, so it has no {key}"
-                yield Found(row.at(key), "050", reason, fix=f"leave {key} out, or make it a change")
+        if row.task.get("acceptance"):
+            reason = "a report changes no file, so it has no acceptance"
+            yield Found(row.at("acceptance"), "050", reason, fix="leave acceptance out, or make it a change")
+        if row.artifacts("write", "append"):
+            reason = "a report changes no file, so it has no artifacts but such as it reads"
+            fix = "give them mode: read, or make it a change"
+            yield Found(row.at("artifacts"), "050", reason, fix=fix)
     if row.text("expect") == "red_then_green" and not row.task.get("acceptance"):
         reason = "red_then_green needs acceptance commands that are red before"
         yield Found(row.at("expect"), "051", reason, fix="add acceptance:, or leave expect out")
@@ -163,6 +179,6 @@ def _undeclared(rows: list[TaskRow], config: Config) -> Iterator[Found]:
     for row in rows:
         role = config.roles.get(config.role_name(row.text("role")) or "")
         has_default = role is not None and role.artifacts
-        if not row.task.get("artifacts") and row.text("output") != "report" and not has_default:
+        if not row.artifacts("write", "append") and row.text("output") != "report" and not has_default:
             reason = "strict_artifacts wants the artifacts of every change"
             yield Found(row.at(), "052", reason, fix="add artifacts:, or leave policy.strict_artifacts out")

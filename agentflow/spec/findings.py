@@ -31,6 +31,16 @@ class TaskRow(NamedTuple):
         value = self.task.get(key)
         return value if isinstance(value, str) else ""
 
+    def artifacts(self, *modes: str) -> tuple[str, ...]:
+        """The patterns of its artifacts that are used so; a pattern alone is written."""
+        found = []
+        for item in items_of(self.task.get("artifacts")):
+            is_mapping = isinstance(item, Mapping)
+            path, mode = (item.get("path"), item.get("mode", "write")) if is_mapping else (item, "write")
+            if isinstance(path, str) and mode in modes:
+                found.append(path)
+        return tuple(found)
+
     def texts(self, key: str) -> list[str]:
         """The strings of a list of the task."""
         return [item for item in items_of(self.task.get(key)) if isinstance(item, str)]

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from agentflow.agents import Priority, RunnerChoice
+from agentflow.config.budget import Amount, Dollars, Spendable, dollars
 from agentflow.config.sections import QueueName
 from agentflow.fields import (
     Artifact,
@@ -61,9 +62,8 @@ def _refuse_value(later: str, schema: list[str]) -> tuple[BeforeValidator, WithJ
 
 
 _output = _refuse_value("effect", ["change", "report"])
-_on_failure = _refuse_value("rollback", ["continue", "stop"])
 Output = Annotated[Literal["change", "report"], *_output]
-OnFailure = Annotated[Literal["continue", "stop"], *_on_failure]
+OnFailure = Literal["continue", "stop", "rollback"]
 
 
 _BASE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/~^@{}+-]{0,199}")
@@ -155,11 +155,32 @@ class Setup(_Model):
     keep: tuple[PlainPath, ...] = Field(default=(), description="Directories to keep, read-only to attempts")
 
 
+class Budget(Amount):
+    """What the run may spend; a bare number means dollars."""
+
+    roles: dict[Text, Spendable] = Field(
+        default_factory=dict, description="Of all tasks of a role, by role: dollars or {usd, tokens}"
+    )
+    node: Spendable = Field(default_factory=Amount, description="Of each task that does not say")
+
+
+RunBudget = Annotated[Budget, BeforeValidator(dollars, json_schema_input_type=Dollars | Budget)]
+
+
+class Classes(_Model):
+    """How many tasks of each complexity run at once; 0: as many as there is room for."""
+
+    high: Count = Field(default=1, description="Tasks with complexity: high")
+    medium: Count = Field(default=2, description="Tasks with complexity: medium")
+    low: Count = Field(default=0, description="Tasks with complexity: low")
+
+
 class Policy(_Model):
     """What holds for the whole run."""
 
     on_failure: OnFailure = Field(
-        default="continue", description="continue: run all that can still run; stop: start nothing more"
+        default="continue",
+        description="continue: run all that can still run; stop: start nothing more; rollback: and undo it",
     )
     max_concurrent: AtLeastOne | None = Field(default=None, description="Attempts at once in this run")
     strict_artifacts: Flag = Field(default=False, description="Refuse change tasks without artifacts")
@@ -168,11 +189,17 @@ class Policy(_Model):
     timeout: Duration | None = Field(
         default=None, description="Time of an attempt, for tasks that do not say"
     )
+    queue_timeout: Duration | None = Field(
+        default=None, description="Longest wait of a node that can start, for tasks that do not say"
+    )
     constraints: dict[str, Any] = Field(
         default_factory=dict, description="Limits of other systems' files, kept as they are"
     )
     goal: Text | None = Field(
         default=None, description="What other systems' files optimise for, kept as it is"
+    )
+    complexity: Classes = Field(
+        default_factory=Classes, description="How many tasks of each complexity run at once (1, 2, all)"
     )
     exclusive: Flag = Field(
         default=False,
@@ -217,9 +244,13 @@ class Task(_Model):
         default=(), description="Ids of tasks before this one whose hand-off goes into its prompt (needs)"
     )
     artifacts: tuple[Artifact, ...] = Field(
-        default=(), description="What it may write: a file, dir/** or dir/*.ext; locked while it runs"
+        default=(),
+        description="What it may write: a file, dir/** or dir/*.ext, locked while it runs; mode: read what "
+        "nobody writes meanwhile, mode: append what it shares with others that append",
     )
-    reads: tuple[Pattern, ...] = Field(default=(), description="Files to look at, named in the prompt")
+    reads: tuple[Pattern, ...] = Field(
+        default=(), description="Files to look at, named in the prompt; nothing is locked"
+    )
     acceptance: Commands = Field(default=(), description="The task's own tests, run in a clean checkout")
     expect: Literal["green", "red_then_green", "none"] = Field(
         default="green",
@@ -227,6 +258,9 @@ class Task(_Model):
     )
     priority: Priority | None = Field(default=None, description="Which goes first (the role's, else medium)")
     timeout: Duration | None = Field(default=None, description="Time of one attempt: seconds, or 90s, 10m")
+    queue_timeout: Duration | None = Field(
+        default=None, description="Longest wait for a slot, a lock or a limit; then it fails (no limit)"
+    )
     retries: Count | None = Field(default=None, description="Further attempts after a failure (2)")
     retry_delay: Delay | None = Field(default=None, description="Back-off base before another attempt (0)")
     optional: Flag = Field(default=False, description="Its failure does not fail what needs it")
@@ -243,8 +277,12 @@ class Task(_Model):
         default=None, description="Tasks of one shard prefer one worker (for_each and shards say it)"
     )
     queue: QueueName | None = Field(default=None, description="The queue that it goes through (the spec's)")
-    budget: NotBuilt = Field(default=None, description="Tokens and dollars that it may spend")
-    complexity: NotBuilt = Field(default=None, description="low, medium or high: how many run at once")
+    budget: Spendable | None = Field(
+        default=None, description="What it may spend, all attempts together: dollars or {usd, tokens}"
+    )
+    complexity: Literal["low", "medium", "high"] | None = Field(
+        default=None, description="low, medium or high: how many of them run at once (policy.complexity)"
+    )
 
 
 def _some_tasks(value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
@@ -304,7 +342,9 @@ class Spec(_Model):
         exclude_if=lambda tasks: not tasks,
         description="The nodes of the DAG",
     )
-    budget: NotBuilt = Field(default=None, description="Tokens and dollars that the run may spend")
+    budget: RunBudget | None = Field(
+        default=None, description="What the run may spend: dollars or {usd, tokens, roles, node}"
+    )
     hooks: NotBuilt = Field(default=None, description="Commands at checkpoint, merge, validate and land")
     _notes: tuple[str, ...] = PrivateAttr(default=())
 

@@ -24,6 +24,7 @@ from agentflow.config import Config
 from agentflow.errors import UsageError
 from agentflow.places import Source, read_yaml
 from agentflow.spec import conditions
+from agentflow.spec.artifacts import of_mode
 from agentflow.spec.models import Rule, Spec, Stage, Task
 from agentflow.spec.repeats import EDGES_MAX
 
@@ -125,7 +126,7 @@ def row_of(task: Task, config: Config) -> Row:
         priority=task.priority or (role and role.priority) or "medium",
         output=task.output,
         shard=task.shard or "",
-        artifacts=tuple(task.artifacts),
+        artifacts=of_mode(task.artifacts, "write", "append"),
     )
 
 

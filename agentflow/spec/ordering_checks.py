@@ -65,7 +65,7 @@ def _row(name: str, row: TaskRow, config: Config) -> Row:
         priority=row.text("priority") or (known and known.priority) or "medium",
         output=row.text("output") or "change",
         shard=row.text("shard"),
-        artifacts=tuple(row.texts("artifacts")),
+        artifacts=row.artifacts("write", "append"),
     )
 
 

@@ -18,8 +18,8 @@ __all__ = [
     "CONNECT_TIMEOUT_S", "NO_ANSWER", "SOCKET_TIMEOUT_S", "Unreachable", "check", "connect", "connect_binary",
 ]  # fmt: skip
 
-#: What a call raises while the server is away (it may come back).
-Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+#: What a call raises while the server is away, or has no memory left (both may pass).
+Unreachable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.OutOfMemoryError)
 #: Seconds that an answer may take; longer than any blocking read of ours (`runs.follow`: 2 s).
 SOCKET_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0

@@ -15,6 +15,8 @@ from agentflow.store import keys, scripts
 #: kombu's Redis transport keeps one list per priority: `queue` for 0, `queue\x06\x16N` for 1-9.
 PRIORITIES = range(10)
 _SEPARATOR = "\x06\x16"
+#: State on the register of a worker that does not serve.
+REFUSED = "refused"
 #: Milliseconds that the leader's lease lasts.
 LEADER_TTL_MS = 1500
 
@@ -60,6 +62,17 @@ class Fleet:
         flat = [word for field in fields.items() for word in field]
         scripts.call(self._client, "register", "", name, keys.WORKER_TTL_S, now_ms, *flat)
 
+    def refuse(self, name: str, *, pid: int, host: str, reason: str) -> None:
+        """Say on the register why a worker does not serve; forgotten after `WORKER_TTL_S`."""
+        now_ms = int(self._client.time()[0]) * 1000
+        facts = {"state": REFUSED, "reason": reason}
+        self.register(name, pid=pid, host=host, slots=0, roles=(), busy=0, now_ms=now_ms, facts=facts)
+
+    def foreign_schema(self) -> str:
+        """The version of the ledger's layout when it is not ours; '' when it is, or there is none."""
+        found = str(self._client.get(keys.SCHEMA) or "")
+        return "" if found == keys.SCHEMA_VERSION else found
+
     def forget(self, name: str) -> None:
         """Take a worker off the register."""
         # No transaction: a full server refuses every one.
@@ -78,8 +91,7 @@ class Fleet:
 
     def resign(self, name: str) -> None:
         """Give the leadership up, when held."""
-        if self._client.get(keys.LEADER) == name:
-            self._client.delete(keys.LEADER)
+        scripts.call(self._client, "resign", "", name)
 
     def agree_on_schema(self) -> str:
         """The version of the ledger's layout on this Redis: ours, when it is new or nobody uses it.
@@ -93,7 +105,7 @@ class Fleet:
             return ours
         found = str(self._client.get(keys.SCHEMA))
         in_use = self._client.exists(keys.OPEN) or any(
-            True for _ in self._client.scan_iter(keys.WORKERS + "*")
+            self._client.hget(key, "state") != REFUSED for key in self._client.scan_iter(keys.WORKERS + "*")
         )
         if found.isdigit() and int(found) < int(ours) and not in_use:
             self._client.set(keys.SCHEMA, ours)
@@ -186,5 +198,5 @@ def _pair(message: str) -> tuple[str, str] | None:
             body = base64.b64decode(body)
         args = json.loads(body)[0]
         return str(args[0]), str(args[1])
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None

@@ -15,11 +15,15 @@ from typing import Any, cast
 
 import redis
 
-from agentflow.states import CLOSED, NodeState, RunState, sources
+from agentflow.spec.artifacts import Lock
+from agentflow.states import CLOSED, TERMINAL, UNFINISHED, NodeState, RunState, sources
 from agentflow.store import keys, scripts
-from agentflow.store.limits import Limits, put_event
+from agentflow.store.budgets import Budgets
+from agentflow.store.limits import put_event
+from agentflow.store.locking import Locking, lock_text
 from agentflow.store.records import INTEGRATE
 from agentflow.store.scripts import Answer
+from agentflow.store.steering import Steering
 
 #: Characters of a hand-off or report that are kept. Agents may say 16 KB; a planned feature file is longer.
 TEXT_CAP = 128 * 1024
@@ -30,7 +34,8 @@ _ENDABLE = {
     state: ",".join(s for s in sources(state) if s == NodeState.RUNNING)
     for state in (NodeState.SUCCEEDED, NodeState.FAILED, NodeState.CANCELLED)
 }
-_UNFINISHED = f"{RunState.OPEN},{RunState.DRAINING},{RunState.CANCELLING}"
+_UNFINISHED = ",".join(sorted(UNFINISHED))
+_ENDED = ",".join(sorted(TERMINAL))
 _REOPENABLE = f"{RunState.FAILED},{RunState.CONFLICT},{RunState.CANCELLED}"
 
 
@@ -63,13 +68,19 @@ class NodeSpec:
     role: str
     parents: Sequence[str]
     children: Sequence[str]
-    locks: Sequence[str] = ()
+    locks: Sequence[Lock | str] = ()
     role_limit: int = 0
     order: float = 0.0
     optional: bool = False
     output: str = "change"
     tolerant: bool = False
     queue: str = ""
+    #: Milliseconds that it may wait for a slot, a lock or a limit (0: for ever).
+    queue_ms: int = 0
+    #: low, medium, high or ''.
+    complexity: str = ""
+    #: How important (0: critical) the most important node is that waits for this one; None: nobody asks.
+    urgency: int | None = None
 
     def fields(self) -> dict[str, str | int | float]:
         """The node's hash as it is when the run opens."""
@@ -81,7 +92,7 @@ class NodeSpec:
             "parents": json.dumps(list(self.parents)),
             "children": json.dumps(list(self.children)),
             "parents_left": len(self.parents),
-            "locks": json.dumps(list(self.locks)),
+            "locks": json.dumps([lock_text(lock) for lock in self.locks]),
             "role_limit": self.role_limit,
             "order": self.order,
             "optional": int(self.optional),
@@ -89,10 +100,13 @@ class NodeSpec:
             "fence": 0,
             "attempt": 0,
             "edges": "[]",
+            **({"complexity": self.complexity} if self.complexity else {}),
+            **({} if self.urgency is None else {"urgency": self.urgency}),
+            **({"queue_ms": self.queue_ms} if self.queue_ms else {}),
         }
 
 
-class Ledger(Limits):
+class Ledger(Steering, Budgets, Locking):
     """Transitions of runs and nodes on one Redis. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -100,8 +114,16 @@ class Ledger(Limits):
 
     # -- a run ---------------------------------------------------------------------------------
 
-    def open_run(self, run: Mapping[str, str | int], nodes: Sequence[NodeSpec], plan: str) -> None:
-        """Write a whole run in one transaction; `run` holds `id` and the fields of `RunRecord`.
+    def open_run(
+        self,
+        run: Mapping[str, str | int],
+        nodes: Sequence[NodeSpec],
+        plan: str,
+        *,
+        budget: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write a whole run in one transaction; `run` holds `id` and the fields of `RunRecord`, `budget` its
+        limits (`budgets.limits_of`).
 
         A field `exclusive` (lock paths, a JSON list) makes it an exclusive run: it stands in its project's
         line from now on and begins when nobody before it holds or wants any of these paths.
@@ -121,14 +143,18 @@ class Ledger(Limits):
                 "generation": 1,
                 "seq": 0,
                 "in_flight": 0,
+                "guards": self._guards(run, nodes, budget),
                 "nodes_total": len(nodes) - 1,
                 "nodes_left": len(nodes),
                 "order": json.dumps([n.id for n in nodes]),
+                **({"queue_timeouts": 1} if any(n.queue_ms for n in nodes) else {}),
                 # Whether some nodes are more important than others: only then a claim looks for them.
                 "mixed": int(len({round(n.order / 1e6) for n in nodes if n.id != INTEGRATE}) > 1),
             },
         )
         pipe.set(keys.part(run_id, "plan"), plan)
+        if budget:
+            pipe.hset(keys.part(run_id, "budget"), mapping=cast("Any", dict(budget)))
         for node in nodes:
             pipe.hset(keys.node(run_id, node.id), mapping=cast("Any", node.fields()))
         pipe.sadd(keys.part(run_id, "open"), *(n.id for n in nodes))
@@ -138,6 +164,7 @@ class Ledger(Limits):
             pipe.hincrby(keys.hungry(queue), run_id, count)
         if run.get("exclusive"):
             pipe.zadd(keys.project_line(str(run.get("project", ""))), {run_id: now_us})
+        pipe.expire(keys.durations(str(run.get("project", ""))), keys.DURATIONS_TTL_S)
         pipe.zadd(keys.RUNS, {run_id: now})
         pipe.sadd(keys.OPEN, run_id)
         pipe.sadd(keys.ROLES, *{n.role for n in nodes if n.id != INTEGRATE} or {"implementer"})
@@ -150,20 +177,25 @@ class Ledger(Limits):
         put_event(pipe, {**event, "run": run_id, "node": "", "attempt": 0})
         pipe.execute()
 
-    def control(self, run_id: str, verb: str, word: str = "") -> tuple[str, Answer]:
-        """`drain`, `cancel`, `continue` or `limit`; the run's state afterwards ('' = no such run)."""
-        answer = scripts.transition(self.client, "control", run_id, verb, word)
-        return answer.head[0], answer
+    def _guards(
+        self, run: Mapping[str, str | int], nodes: Sequence[NodeSpec], budget: Mapping[str, int] | None
+    ) -> str:
+        """Which gates a claim must ask besides the usual ones: b(udget), c(omplexity)."""
+        has_budget = bool(budget) or self.has_day_budget(str(run.get("project", "")))
+        return "b" * has_budget + "c" * any(n.complexity for n in nodes)
 
     def note(self, run_id: str, kind: str, reason: str) -> None:
         """Put an event on the run's stream that is no transition of a node."""
         event: Any = {"kind": kind, "at": self.now_ms(), "reason": reason[:600]}
         self.client.xadd(keys.part(run_id, "events"), event)
 
-    def close(self, run_id: str, state: RunState, *, result: str = "", reason: str = "") -> Answer | None:
-        """Close a run, or mark a finished one as landed; None when it was closed already.
+    def close(
+        self, run_id: str, state: RunState, *, result: str = "", reason: str = "", fence: int | None = None
+    ) -> Answer | None:
+        """Close a run whose integration has settled (under `fence`), or mark a finished one as landed.
 
-        An exclusive run gives back what it holds, but keeps it for an hour when it is ready to land.
+        None when it was closed already, or the integration is somebody else's by now. An exclusive run gives
+        back what it holds, but keeps it for an hour when it is ready to land.
         """
         allowed = RunState.READY_TO_LAND.value if state is RunState.LANDED else _UNFINISHED
         answer = scripts.transition(
@@ -176,6 +208,8 @@ class Ledger(Limits):
             reason[:REASON_CAP],
             keys.CLOSED_TTL_S,
             keys.HOLD_MS,
+            "" if fence is None else fence,
+            _ENDED,
         )
         return answer if answer.head[0] == "closed" else None
 
@@ -283,8 +317,16 @@ class Ledger(Limits):
         park: bool = False,
         facts: Mapping[str, str | int | float] | None = None,
         edges: Sequence[str] = (),
+        cap: int | None = None,
+        locks: Iterable[Lock] = (),
+        given: bool = False,
     ) -> Answer:
-        """End an attempt whose node comes back: now, after `delay_ms`, or when woken (`park`)."""
+        """End an attempt whose node comes back: now, after `delay_ms`, or when woken (`park`).
+
+        The head is `requeued`, `superseded`, or `quarantined`: what `counter` counts (`failures`, `losses`,
+        `conflicts`, `troubles`) has come to its cap, and the node has failed. `cap`: in place of the run's.
+        `locks`: further ones that it comes back with; `given`: artifacts that it was given (docs/locks.md).
+        """
         return scripts.transition(
             self.client,
             "requeue",
@@ -297,17 +339,20 @@ class Ledger(Limits):
             reason[:REASON_CAP],
             json.dumps(dict(facts or {})),
             "\n".join(edges),
+            "" if cap is None else cap,
+            "\n".join(lock.text for lock in locks),
+            int(given),
         )
 
-    def expire(self, run_id: str, node: str, fence: int, *, max_losses: int) -> Answer:
-        """End an attempt whose worker is gone: ready again, or failed when that happened too often."""
-        losses = int(self.client.hget(keys.node(run_id, node), "losses") or 0)
-        if losses + 1 >= max_losses:
-            reason = f"its worker died {losses + 1} times while it ran"
-            return self.settle(run_id, node, fence, NodeState.FAILED, reason=reason)
-        return self.requeue(run_id, node, fence, reason="its worker is gone", counter="losses")
+    def expire(self, run_id: str, node: str, fence: int, *, max_losses: int | None = None) -> Answer:
+        """End an attempt whose worker is gone: ready again, or failed when that happened too often.
 
-    def expire_worker(self, name: str, *, max_losses: int = 10, reason: str = "") -> list[str]:
+        `max_losses`: that many in vain are too often (None: what the run says).
+        """
+        why = "its worker is gone"
+        return self.requeue(run_id, node, fence, reason=why, counter="losses", cap=max_losses)
+
+    def expire_worker(self, name: str, *, reason: str = "") -> list[str]:
         """End at once all attempts of a worker that is known to be dead (its parent has reaped it).
 
         With a `reason` nothing is counted against them: somebody ended it. Returns `run/node` of each. The
@@ -319,7 +364,7 @@ class Ledger(Limits):
                 if reason:
                     self.requeue(run_id, node, fence, reason=reason)
                 else:
-                    self.expire(run_id, node, fence, max_losses=max_losses)
+                    self.expire(run_id, node, fence)
                 ended.append(f"{run_id}/{node}")
         return ended
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
@@ -22,6 +23,15 @@ from agentflow.store.scripts import Answer
 #: The limit of all runs together; `role:<role>` are the others.
 FLEET = "fleet"
 ROLE = "role:"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """One pause of the fleet or of a role. `since_ms`: of Redis' clock."""
+
+    name: str
+    reason: str
+    since_ms: int
 
 
 def put_event(pipe: redis.Redis, entry: Mapping[str, Any]) -> None:
@@ -42,6 +52,30 @@ class Limits(Reading):
         _check_limit(name, slots)
         return scripts.transition(self.client, "limit", "", name, slots)
 
+    def set_run_limit(self, run_id: str, name: str, slots: int) -> Answer:
+        """Let so many nodes of one run be at work at once: `all`, or those of a role (0: no limit).
+
+        A limit of the role in the fleet stands in place of the run's own. Raises `UsageError` for a role that
+        the run does not have.
+        """
+        if slots < 0:
+            raise UsageError(f"a limit of {slots} slots makes no sense", fix="give 0 for no limit")
+        answer = scripts.transition(self.client, "run_limit", run_id, name, slots)
+        if answer.head[0] == "unknown":
+            raise UsageError(f"run {run_id} has no node of the role {name!r}", fix="all, or a role of it")
+        return answer
+
+    def run_limits(self, run_id: str) -> dict[str, int]:
+        """The limits of one run that are set: `all`, and by role."""
+        nodes = cast("list[str]", json.loads(self.client.hget(keys.run(run_id), "order") or "[]"))
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hget(keys.run(run_id), "max_concurrent")
+        for node in nodes:
+            pipe.hmget(keys.node(run_id, node), ["role", "role_limit"])
+        most, *roles = pipe.execute()
+        found = {"all": int(most or 0), **{str(role): int(limit or 0) for role, limit in roles}}
+        return {name: slots for name, slots in found.items() if slots > 0}
+
     def limits(self) -> dict[str, int]:
         """The limits that are set, by name, in slots."""
         raw = cast("dict[str, str]", self.client.hgetall(keys.LIMITS))
@@ -53,6 +87,26 @@ class Limits(Reading):
             _check_limit(name, slots)
             if slots:
                 self.client.hsetnx(keys.LIMITS, name, str(slots))
+
+    def pause(self, name: str, reason: str) -> bool:
+        """Let nothing of `fleet` or `role:<role>` start until `unpause`; False when that holds already."""
+        _check_limit(name, 0)
+        return scripts.transition(self.client, "pause", "", "pause", name, reason).head[0] == "paused"
+
+    def unpause(self, name: str) -> Answer | None:
+        """End such a pause; None when there was none. The answer's `others` have room now: send them."""
+        _check_limit(name, 0)
+        answer = scripts.transition(self.client, "pause", "", "resume", name, "")
+        return answer if answer.head[0] == "resumed" else None
+
+    def pauses(self) -> dict[str, Pause]:
+        """What is paused for every run, by name."""
+        raw = cast("dict[str, str]", self.client.hgetall(keys.PAUSED))
+        found = {}
+        for name, value in sorted(raw.items()):
+            since, _, reason = value.partition(" ")
+            found[name] = Pause(name, reason, int(since))
+        return found
 
     def set_capacity(self, slots: Mapping[str, int]) -> Answer:
         """Note how many slots consume each queue (the leader does); wakes what has room now."""

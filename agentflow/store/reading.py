@@ -9,6 +9,7 @@ from typing import Any, cast
 import redis
 
 from agentflow.errors import UsageError
+from agentflow.spec.artifacts import Lock
 from agentflow.states import TERMINAL, NodeState, RunState
 from agentflow.store import keys
 from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord, WorkerRecord
@@ -56,6 +57,10 @@ class Reading:
     def open_runs(self) -> list[str]:
         """Ids of the runs that are not closed."""
         return sorted(cast("set[str]", self.client.smembers(keys.OPEN)))
+
+    def unfinished(self, run_id: str) -> set[str]:
+        """Nodes that have not come to their end, the integration among them."""
+        return cast("set[str]", self.client.smembers(keys.part(run_id, "open")))
 
     def plan(self, run_id: str) -> dict[str, Any]:
         """The run's plan as it was submitted."""
@@ -170,12 +175,21 @@ class Reading:
         if node.state is NodeState.READY:
             return self._why_ready(run_id, node)
         if node.state is NodeState.RUNNING:
-            return f"is running: attempt {node.attempt} on {node.worker}"
+            lacks = self._throttled(run_id, node)
+            where = f"is running: attempt {node.attempt} on {node.worker}"
+            return f"{where}; waits, {lacks}" if lacks else where
         if node.state is NodeState.DELAYED:
-            return f"waits for its back-off: {node.reason}"
+            back_off = "" if node.reason.startswith("provider:") else "for its back-off: "
+            return f"waits {back_off}{node.reason}"
         if node.state is NodeState.SUCCEEDED:
             return f"succeeded in attempt {node.attempt}" + (f" as {node.commit[:12]}" if node.commit else "")
         return f"is {node.state}: {node.reason}" if node.reason else f"is {node.state}"
+
+    def _throttled(self, run_id: str, node: NodeRecord) -> str:
+        """What the provider of a running attempt lacks for its next call; '' when it waits for nothing."""
+        (said,) = self.fields(run_id, node.id, "throttled")
+        fence, _, rest = said.partition("|")
+        return rest.partition("|")[2] if fence == str(node.fence) else ""
 
     def _why_ready(self, run_id: str, node: NodeRecord) -> str:
         drained, reason = cast("list[str | None]", self.client.hmget(keys.ORDERS, ["state", "reason"]))
@@ -247,18 +261,22 @@ def _node(node_id: str, raw: Mapping[str, str]) -> NodeRecord:
         "conflict",
         "pending_commit",
         "pending_text",
+        "digest",
+        "reused",
     )
     numbers = (
         "attempt",
         "failures",
         "losses",
         "conflicts",
+        "troubles",
         "fence",
         "ready_ms",
         "started_ms",
         "ended_ms",
         "lease_ms",
         "busy_ms",
+        "settled_fence",
     )
     fields: dict[str, Any] = {name: raw.get(name, "") for name in texts}
     fields |= {name: _int(raw, name) for name in numbers}
@@ -267,13 +285,18 @@ def _node(node_id: str, raw: Mapping[str, str]) -> NodeRecord:
         state=NodeState(raw["state"]),
         parents=tuple(json.loads(raw.get("parents", "[]"))),
         edges=tuple(json.loads(raw.get("edges", "[]"))),
-        locks=tuple(json.loads(raw.get("locks", "[]"))),
+        locks=_locks(raw, "locks"),
+        extension=_locks(raw, "extension"),
         optional=raw.get("optional") == "1",
         usage=json.loads(raw.get("usage") or "{}"),
         findings=tuple(json.loads(raw.get("findings") or "[]")),
         tests=json.loads(raw.get("tests") or "{}"),
         **fields,
     )
+
+
+def _locks(raw: Mapping[str, str], name: str) -> tuple[Lock, ...]:
+    return tuple(map(Lock.of, json.loads(raw.get(name) or "[]")))
 
 
 def _worker(name: str, raw: Mapping[str, str]) -> WorkerRecord:

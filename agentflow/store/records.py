@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentflow.states import NodeState, RunState
+from agentflow.spec.artifacts import Lock
+from agentflow.states import CLOSED, NodeState, RunState
 
 #: The reserved node that merges, validates and closes a run; no spec can name it (`@`).
 INTEGRATE = "@integrate"
@@ -50,6 +51,35 @@ class RunRecord:
     reason: str = ""
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing happens to it any more unless somebody says so.
+
+        A run that its user paused goes on when they resume it, so whoever follows it stays; one whose budget
+        is used up needs a decision.
+        """
+        stops = self.state is RunState.DRAINING or self.is_out_of_budget
+        return self.state in CLOSED or (stops and self.running <= 0)
+
+    @property
+    def is_out_of_budget(self) -> bool:
+        """Whether it is paused because a budget is used up."""
+        return self.state is RunState.PAUSED and self.reason.startswith("budget: ")
+
+    @property
+    def wants_worker(self) -> bool:
+        """Whether somebody must serve it: what is drained or paused needs nobody once nothing runs.
+
+        A breaker's pause ends by itself, which a worker sees to.
+        """
+        is_held = self.state in (RunState.DRAINING, RunState.PAUSED)
+        stands = is_held and not self.reason.startswith("breaker: ")
+        return self.state not in CLOSED and (self.running > 0 or not stands)
+
+    def is_late(self, now_ms: int) -> bool:
+        """Whether its timeout has passed."""
+        return self.timeout_ms > 0 and now_ms - self.since_ms > self.timeout_ms
+
+    @property
     def nodes_ended(self) -> int:
         """How many of its `nodes_total` have ended (`nodes_left` counts `@integrate` too, the last)."""
         return self.nodes_total - max(0, self.nodes_left - 1)
@@ -70,6 +100,7 @@ class NodeRecord:
     failures: int = 0
     losses: int = 0
     conflicts: int = 0
+    troubles: int = 0
     fence: int = 0
     parents: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
@@ -83,6 +114,7 @@ class NodeRecord:
     ended_ms: int = 0
     lease_ms: int = 0
     busy_ms: int = 0
+    settled_fence: int = 0
     summary: str = ""
     verdict: str = ""
     feedback: str = ""
@@ -90,7 +122,10 @@ class NodeRecord:
     conflict: str = ""
     pending_commit: str = ""
     pending_text: str = ""
-    locks: tuple[str, ...] = ()
+    digest: str = ""
+    reused: str = ""
+    locks: tuple[Lock, ...] = ()
+    extension: tuple[Lock, ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()
     tests: Mapping[str, int] = field(default_factory=dict)
@@ -125,10 +160,10 @@ class WorkerRecord:
     role and queue a run asks for (it was started without a choice of queues).
 
     `state`: `idle`, `working`, `held` (takes one node at a time, `reason` says why), `draining`, `waiting`
-    (the fleet is drained). `room`: slots that it serves now (-1: all). `running`: `run/node` of some of its
-    attempts. `memory_mb`: with its children. `load`: of its host, a share of all processors. `place`: tells
-    hosts and containers apart where process ids mean the same; `born` (when it was started, by its kernel) a
-    process from another one that has its id later.
+    (the fleet is drained), `refused` (it does not serve). `room`: slots that it serves now (-1: all).
+    `running`: `run/node` of some of its attempts. `memory_mb`: with its children. `load`: of its host, a share
+    of all processors. `place`: tells hosts and containers apart where process ids mean the same; `born` (when it
+    was started, by its kernel) a process from another one that has its id later.
     """
 
     name: str

@@ -10,13 +10,50 @@ from importlib import resources
 from typing import Any, cast
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
-_SHARED = ("lib.lua", "locks.lua", "room.lua", "pauses.lua", "budget.lua", "nodes.lua")
+_SHARED = (
+    "lib.lua",
+    "locks.lua",
+    "line.lua",
+    "exclusive.lua",
+    "work.lua",
+    "room.lua",
+    "pauses.lua",
+    "budget.lua",
+    "isolation.lua",
+    "admission.lua",
+    "nodes.lua",
+    "endings.lua",
+    "breaker.lua",
+)
 #: These need nothing of the ledger's shared text.
-_ALONE = frozenset({"renew", "register", "lead", "announce", "order"})
+_ALONE = frozenset({"renew", "register", "lead", "resign", "announce", "order"})
+#: These need only some of it, or a text of their own.
+_TEXTS = {
+    "throttle": ("lib.lua", "windows.lua"),
+    "requeue": (*_SHARED, "caps.lua"),
+    "reopen": (*_SHARED, "again.lua"),
+    "retry": (*_SHARED, "again.lua"),
+}
+#: Where every script takes the time from (seconds, microseconds), and nowhere else: a simulation has another
+#: clock (`tests/helpers/simulation`).
+_CLOCK = "local function clock() return redis.call('TIME') end"
 #: A full Redis must still be able to end what it holds, and to say who lives (flags of Redis 7.0).
-_ALLOW_OOM = _ALONE | {"settle", "requeue", "close", "control", "unbar", "capacity", "due"}
+_ALLOW_OOM = _ALONE | {
+    "throttle",
+    "settle",
+    "requeue",
+    "close",
+    "control",
+    "charge",
+    "pause",
+    "deadlines",
+    "cancel_role",
+    "unbar",
+    "capacity",
+    "due",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +71,24 @@ class Answer:
     others: tuple[tuple[str, str], ...] = ()
 
 
+#: Raised for a script that a full server does not run.
+Refused = OutOfMemoryError
+
+
+def is_defect(error: BaseException) -> bool:
+    """Whether a script could not make sense of what it found (the server itself has refused nothing)."""
+    is_full = isinstance(error, OutOfMemoryError) or "OOM" in str(error)
+    return isinstance(error, ResponseError) and "user_script" in str(error) and not is_full
+
+
 @functools.cache
 def source(name: str) -> str:
     """The text of one script with what all of them share."""
     folder = resources.files("agentflow.store") / "lua"
-    names = () if name in _ALONE else _SHARED
+    names = () if name in _ALONE else _TEXTS.get(name, _SHARED)
     head = "#!lua flags=allow-oom\n" if name in _ALLOW_OOM else "#!lua\n"
     texts = [(folder / part).read_text("utf-8") for part in (*names, f"{name}.lua")]
-    return head + "\n".join(texts)
+    return "\n".join((head + _CLOCK, *texts))
 
 
 @functools.cache

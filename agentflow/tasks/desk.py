@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agentflow.borrowing import borrow
+from agentflow.canvas.scope import scope_of
 from agentflow.environment import Job, Outcome, PlainEnvironment
 from agentflow.errors import AcceptanceFailed, AttemptError
 from agentflow.runners.registry import make_runner
-from agentflow.tasks import bases, prompt
+from agentflow.store.verified import Verified
+from agentflow.tasks import bases, prompt, reuse
 from agentflow.tasks.claimed import Attempt
 from agentflow.tasks.surroundings import Surroundings, surroundings
 from agentflow.transport import Depot, open_depot
@@ -30,6 +33,10 @@ class Delivery:
 
 class Desk(Protocol):
     """The steps of an attempt that touch files."""
+
+    def use_again(self) -> tuple[Outcome, Delivery] | None:
+        """Verified work that was made from the same things; None when it is to be done. Comes first."""
+        ...
 
     def prepare(self) -> None:
         """Lay out the workspace at the base and provide its set-up."""
@@ -73,6 +80,9 @@ class EmptyDesk:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
+
+    def use_again(self) -> None:
+        """There is no work to use again."""
 
     def prepare(self) -> None:
         """Nothing to lay out."""
@@ -121,20 +131,73 @@ class GitDesk:
     def _deadline(self) -> float:
         return self._attempt.held.deadline
 
-    def prepare(self) -> None:
-        """Merge the parents' commits, check the result out, provide the set-up, write the prompt."""
+    def use_again(self) -> tuple[Outcome, Delivery] | None:
+        """Merge the parents' commits, build the prompt, and look for what was made of just that before."""
+        self._find_base()
+        self._prompt = self._build_prompt()
+        attempt = self._attempt
+        if not reuse.applies(attempt.node):
+            return None
+        digest = reuse.digest_of(attempt.plan, attempt.node, self._base, self._prompt)
+        attempt.origin["digest"] = digest
+        found = reuse.find(attempt, digest, self._base)
+        if found is None or not self._can_read(found):
+            return None
+        delivery = Delivery(found.commit, self._keep(found.commit), self._base)
+        if not reuse.is_locked(attempt.node, delivery.paths):
+            return None
+        if reuse.is_ours(attempt.context.config.data_dir, digest, found):
+            attempt.tests.update(found.tests)
+        elif not self._passes(delivery):
+            return None
+        attempt.origin["reused"] = f"{found.run}/{found.node}"
+        return Outcome(summary=found.summary, handoff=found.handoff), delivery
+
+    def _can_read(self, found: Verified) -> bool:
+        """Whether its commit is here, or can be brought from the run that made it; and is what it is said to
+        be.
+        """
+        if not borrow(self._attempt.context.config, self._attempt.run, self._depot, found.commit, found.run):
+            return False
+        return self._store.commit(found.commit).parents == (self._base,)
+
+    def _keep(self, commit: str) -> tuple[str, ...]:
+        """Name the commit as this attempt's; returns the paths that it changes."""
+        attempt = self._attempt
+        self._store.keep(node_ref(attempt.run.id, attempt.node.id, attempt.claim.attempt), commit)
+        return tuple(ingest.changed_paths(self._store.git, self._base, commit))
+
+    def _passes(self, delivery: Delivery) -> bool:
+        """Whether work that somebody else has judged is accepted here too."""
+        self._lay_out()
+        try:
+            self.judge(delivery)
+        except AcceptanceFailed:
+            self._attempt.tests.clear()
+            return False
+        return True
+
+    def _find_base(self) -> None:
         attempt = self._attempt
         sources = (*attempt.plan.parents[attempt.node.id], *attempt.claim.edges)
         found = bases.commits(attempt.ledger, attempt.run.id, sources)
         self._needs = tuple(found) or (attempt.run.base,)
         self._depot.bring((attempt.run.base, *found))
-        self._base = merge.merge_all(self._store, found, attempt.run.base)
-        clone.remove_tree(self._place)
-        self._place.mkdir(parents=True)
-        self._own = Surroundings(self._place, own_home=attempt.context.config.worker.own_home)
+        self._base = merge.merge_all(self._store, found, attempt.run.base, attempt.appends)
+
+    def prepare(self) -> None:
+        """Check the base out and provide the set-up."""
+        self._lay_out()
         self._workspace = clone.prepare(self._store, self._base, self._root)
         self._provide_setup()
-        self._prompt = self._build_prompt()
+
+    def _lay_out(self) -> None:
+        """Begin with an empty place, once."""
+        if self._own is None:
+            clone.remove_tree(self._place)
+            self._place.mkdir(parents=True)
+            own_home = self._attempt.context.config.worker.own_home
+            self._own = Surroundings(self._place, own_home=own_home)
 
     def run(self) -> Outcome:
         """Let the runner work in the clone, until its deadline or a stop."""
@@ -166,7 +229,10 @@ class GitDesk:
                 feedback="You finished without changing any file that git tracks or would track.",
             )
         ref = node_ref(run.id, node.id, self._attempt.claim.attempt)
-        paths = ingest.ingest(self._store, recorded, ref, allowed=node.artifacts or None)
+        scope = scope_of(node, self._attempt.artifacts.extension)
+        paths = ingest.ingest(
+            self._store, recorded, ref, allowed=scope.writes, appends=scope.appends, kept=scope.kept
+        )
         # What it holds beyond its base is what it holds beyond its needs, unless those were merged first.
         self._pack = recorded.pack if self._base in self._needs else None
         return Delivery(commit=recorded.commit, paths=paths, base=self._base)
@@ -261,6 +327,7 @@ def _job(
     env: Mapping[str, str] | None = None,
 ) -> Job:
     node = attempt.node
+    scope = scope_of(node, attempt.artifacts.extension)
     place = place or Path()
     return Job(
         run=attempt.run.id,
@@ -271,7 +338,9 @@ def _job(
         instructions=node.instructions,
         workspace=root,
         output=node.output,
-        artifacts=node.artifacts,
+        artifacts=(*(scope.writes or ()), *scope.appends) if scope.writes is not None else (),
+        appends=scope.appends,
+        request=attempt.artifacts.ask,
         runner=node.runner,
         env=env or surroundings(attempt.run.id, node.id, attempt.claim.attempt, node.env),
         deadline=attempt.held.deadline,
@@ -280,4 +349,5 @@ def _job(
         prompt_file=place / "prompt.md",
         stop=attempt.held.stop,
         meter=attempt.meter,
+        gate=attempt.gate,
     )

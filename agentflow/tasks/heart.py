@@ -11,6 +11,7 @@ from typing import Any
 
 from agentflow import host
 from agentflow.app import SYSTEM_QUEUE, WORKER_QUEUE, queue
+from agentflow.store import keys
 from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
 from agentflow.store.orders import KILLED, OrderBook, Orders
@@ -45,6 +46,7 @@ class Heart:
         self._born = host.born(os.getpid())
         self._kill = self._orders.read().kill
         self._is_ready = False
+        self._is_refused = False
         affinity.NEAR.belong_to(worker)
         #: Tells this process from another one that wants its name.
         self.token = f"{self._place}|{os.getpid()}|{_PROCESS}"
@@ -60,6 +62,8 @@ class Heart:
     def beat(self) -> None:
         """Never raises: while Redis is away the leases are kept by the watchers' own patience."""
         try:
+            if self._is_outdated():
+                return
             self._renew()
             orders = self._orders.read()
             self.obey_kill(orders)
@@ -73,6 +77,20 @@ class Heart:
             log.warning("Redis is away: %s", error)
         except Exception:
             log.exception("this beat was given up")
+
+    def _is_outdated(self) -> bool:
+        """Whether the fleet has gone over to another schema while this worker could not hear it (asleep, or
+        cut off). It writes nothing more to a ledger that it would misread: its leases run out, others go on.
+        """
+        schema = "" if self._is_refused else self._fleet.foreign_schema()
+        if schema:
+            self._is_refused = True
+            told = f"the ledger on this Redis has schema {schema} by now, this worker {keys.SCHEMA_VERSION}"
+            name = self._worker.hostname
+            self._fleet.refuse(name, pid=os.getpid(), host=socket.gethostname(), reason=told)
+            ATTEMPTS.drain("lost")
+            self._leave(told, patient=False)
+        return self._is_refused
 
     def _renew(self) -> None:
         lost = self._context.ledger.renew(ATTEMPTS.alive(), ttl_ms=self._context.config.lease_ttl_ms)
@@ -165,9 +183,11 @@ class Heart:
         )
 
     def sign_off(self, reason: str, *, attempts: int = 0) -> None:
-        """Take this worker off the register, unless another process has its name by now."""
+        """Take this worker off the register, unless another process has its name by now. A refused one stays
+        on it for a while, with the reason.
+        """
         name = self._worker.hostname
-        if self._orders.take_name(name, self.token):
+        if self._is_refused or self._orders.take_name(name, self.token):
             return
         self._context.ledger.announce("worker.left", worker=name, reason=reason, attempts=attempts)
         affinity.NEAR.close(self._context)

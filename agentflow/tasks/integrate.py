@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 
+from agentflow import failpoints, undoing
 from agentflow.app import INTEGRATE_TASK, get_app
+from agentflow.canvas.plan import Plan
+from agentflow.canvas.scope import appends_in
 from agentflow.environment import Stop
 from agentflow.errors import AgentflowError, AttemptCancelled, InfraError
 from agentflow.states import TERMINAL, NodeState, RunState
@@ -33,8 +37,15 @@ app = get_app()
 
 #: Seconds that merging and validating may take in all.
 INTEGRATE_TIMEOUT_S = 3600.0
-#: Integrations of one generation that may be lost to dying workers.
-MAX_LOSSES = 10
+#: Troubles (Redis, git, the disk) after which an integration is given up, and the longest back-off.
+MAX_TROUBLES = 10
+MAX_TROUBLE_DELAY_S = 60.0
+
+
+class StaleWorkError(AgentflowError):
+    """A commit that nobody with the current token has settled is not merged."""
+
+    code = "AF-FENCE-001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,10 @@ def integrate(self: Any, run_id: str, node_id: str = INTEGRATE) -> dict[str, Any
     )
     context.send_woken(run_id, claim.answer)
     if not claim.granted:
+        if claim.reason == "unknown":
+            log.warning("a message for %.60r of run %.60r was dropped: no such node", node_id, run_id)
         raise Ignore
+    failpoints.at("integrate.claimed", run_id)
     with ATTEMPTS.holding(run_id, node_id, claim.fence, INTEGRATE_TIMEOUT_S) as held:
         try:
             closing = _conclude(context, run_id, held.stop, held.deadline)
@@ -79,12 +93,13 @@ def _state_of(error: AgentflowError) -> RunState:
 
 def _again(context: Context, run_id: str, claim: Claim, reason: str) -> dict[str, Any]:
     """Not the work's fault: try again a little later, but not for ever."""
-    losses = context.ledger.node(run_id, INTEGRATE).losses
-    if losses + 1 >= MAX_LOSSES:
-        why = f"the integration was given up after {MAX_LOSSES} attempts: {reason}"
+    troubles = context.ledger.node(run_id, INTEGRATE).troubles
+    if troubles + 1 >= MAX_TROUBLES:
+        why = f"the integration was given up after {MAX_TROUBLES} attempts: {reason}"
         return _close(context, run_id, claim, Closing(RunState.FAILED, reason=why))
+    delay_ms = int(1000 * min(MAX_TROUBLE_DELAY_S, 2.0**troubles))
     answer = context.ledger.requeue(
-        run_id, INTEGRATE, claim.fence, reason=reason, counter="losses", delay_ms=1000
+        run_id, INTEGRATE, claim.fence, reason=reason, counter="troubles", delay_ms=delay_ms
     )
     context.resend(run_id, answer, generation=claim.generation)
     raise Retry(reason)
@@ -93,6 +108,7 @@ def _again(context: Context, run_id: str, claim: Claim, reason: str) -> dict[str
 def _close(context: Context, run_id: str, claim: Claim, closing: Closing) -> dict[str, Any]:
     """Settle the node first (the fence decides), then close the run."""
     good = closing.state is RunState.READY_TO_LAND
+    failpoints.at("integrate.validated", run_id)
     answer = context.ledger.settle(
         run_id,
         INTEGRATE,
@@ -103,12 +119,27 @@ def _close(context: Context, run_id: str, claim: Claim, closing: Closing) -> dic
     )
     if answer.head[0] == "superseded":
         raise Ignore
+    failpoints.at("integrate.settled", run_id)
     context.send_woken(run_id, answer)
-    closed = context.ledger.close(run_id, closing.state, result=closing.result, reason=closing.reason)
+    closed = context.ledger.close(
+        run_id, closing.state, result=closing.result, reason=closing.reason, fence=claim.fence
+    )
+    failpoints.at("integrate.closed", run_id)
     if closed:
         context.send_woken(run_id, closed)
+        _roll_back(context, run_id)
     clone.remove_tree(context.run_dir(run_id) / "work")
     return {"run": run_id, "node": INTEGRATE, "state": closing.state.value, "commit": closing.result}
+
+
+def _roll_back(context: Context, run_id: str) -> None:
+    """`on_failure: rollback`: what a failed run has settled is undone. Who finishes the run does it else."""
+    plan, run = context.known(run_id).plan, context.ledger.run(run_id)
+    if undoing.is_due(plan, run):
+        with contextlib.suppress(InfraError):
+            answer = undoing.after_failure(context.ledger, context.config, run, plan)
+            if answer:
+                context.send_woken(run_id, answer)
 
 
 def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Closing:
@@ -122,25 +153,40 @@ def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Clo
     run = context.ledger.run(run_id)
     failed = [n.id for n in nodes.values() if n.state is not NodeState.SUCCEEDED and not n.optional]
     if run.state is RunState.CANCELLING:
-        late = run.timeout_ms and context.ledger.now_ms() - run.since_ms > run.timeout_ms
+        late = run.is_late(context.ledger.now_ms())
         return Closing(RunState.FAILED if late else RunState.CANCELLED, reason=run.reason or "cancelled")
     causes = [nodes[f] for f in failed if nodes[f].state is not NodeState.SKIPPED]
     if not run.repo:
         return _failed(causes) if failed else Closing(RunState.READY_TO_LAND)
     depot = open_depot(context.config, run)
     store = depot.store
-    commits = [nodes[n.id].commit for n in known.plan.nodes if nodes[n.id].commit]
+    commits = _settled_work(known.plan, nodes)
     if run.onto:
         commits.append(run.onto)
     depot.bring((run.base, *commits))
-    merged = merge.merge_all(store, commits, run.base)
+    merged = merge.merge_all(store, commits, run.base, appends_in(known.plan, nodes))
     store.keep(f"refs/agentflow/{run_id}/merged", merged)
+    failpoints.at("integrate.merged", run_id)
     depot.share(merged, commits or [run.base])
     # From now on all of it must be there until somebody lands it; what Redis has lost is here.
     keep_work(context.config, run, commits, store.git_dir)
     if failed:
         return _failed(causes, merged)
     return _validate(context, run_id, store, merged, stop, deadline)
+
+
+def _settled_work(plan: Plan, nodes: Mapping[str, NodeRecord]) -> list[str]:
+    """The commits to merge, in the order of the plan: each was settled under its node's newest token."""
+    planned = [nodes[n.id] for n in plan.nodes]
+    done = [node for node in planned if node.state is NodeState.SUCCEEDED and node.commit]
+    stale = [node.id for node in done if node.settled_fence != node.fence]
+    if stale:
+        raise StaleWorkError(
+            f"the work of {', '.join(stale[:5])} was not settled by the last attempt at it",
+            why="the ledger names a commit under another fencing token than the newest",
+            fix="`agentflow doctor --ledger` says what else is wrong; run the feature again",
+        )
+    return [node.commit for node in done]
 
 
 def _failed(causes: list[NodeRecord], merged: str = "") -> Closing:

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from agentflow import transport
 from agentflow.canvas import chords
 from agentflow.errors import AgentflowError
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
+from agentflow.store.breakers import Breakers
 from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
 from agentflow.store.reading import RunNotFoundError
 from agentflow.store.records import INTEGRATE
-from agentflow.tasks.attempt import MAX_LOSSES
+from agentflow.tasks.abandoned import Abandoned
 from agentflow.tasks.context import Context
+from agentflow.workspace import leftovers
 
 log = logging.getLogger("agentflow.reconcile")
 
@@ -32,6 +36,10 @@ log = logging.getLogger("agentflow.reconcile")
 SILENCE_MS = 1000
 #: A look into the queues costs what lies in them; the next one waits this many times as long.
 LOOK_COST_FACTOR = 20.0
+#: Seconds between two looks at what is parked: a wake is lost only when Redis comes back without its end.
+RECHECK_S = 3.0
+#: Seconds between two looks for locks, room and budgets that are held for nodes that do not run.
+HEAL_S = 15.0
 
 Lease = tuple[str, str, int]
 
@@ -41,35 +49,64 @@ class Reconciler:
 
     def __init__(self, context: Context, name: str) -> None:
         self._context = context
-        self._name = name
+        #: Two processes may have a worker's name for a moment; only one of them leads.
+        self._name = f"{name}|{uuid.uuid4().hex}"
         self._fleet = Fleet(context.client)
         self._leases: dict[Lease, tuple[int, float]] = {}
         self._silent: set[tuple[str, str]] = set()
-        self._next_look = 0.0
-        self._unreadable: set[str] = set()
+        self._next_look = self._next_recheck = self._next_heal = 0.0
+        self._abandoned = Abandoned(context, name)
         self._near: set[str] = set()
 
     def scan(self) -> None:
-        """Watch the leases; when leading, put right what is wrong."""
+        """Watch the leases; when leading, put right what is wrong.
+
+        The lead is asked for (and prolonged) before each duty: whoever was asleep in between does no more
+        than the one that it had begun, and each of its steps is one transition that cannot be made twice.
+        """
         expired = self._watch()
-        if not self._fleet.lead(self._name):
-            self._silent.clear()
-            return
-        for lease in expired:
-            self._expire(lease)
-        for run_id, answer in self._context.ledger.due():
-            self._context.resend(run_id, answer)
-        self._count_slots()
-        for run_id in self._context.ledger.overdue():
-            log.info("run %s has been ready to land for an hour; others may have its paths", run_id)
-            self._context.send_woken(run_id, self._context.ledger.release(run_id))
-        self._send_again()
-        for run_id in self._context.ledger.open_runs():
-            self._try(run_id, self._look_after)
+        for duty in self._duties(expired):
+            if not self._fleet.lead(self._name):
+                self._silent.clear()
+                return
+            duty()
+
+    def _duties(self, expired: Iterable[Lease]) -> tuple[Callable[[], None], ...]:
+        return (
+            partial(self._expire_all, expired),
+            self._due,
+            self._count_slots,
+            self._overdue,
+            self._send_again,
+            self._look_after_all,
+            self._abandoned.end,
+            self._recheck,
+            self._heal,
+        )
 
     def resign(self) -> None:
         """Give up the lead when leaving."""
         self._fleet.resign(self._name)
+
+    def _expire_all(self, expired: Iterable[Lease]) -> None:
+        for lease in expired:
+            self._expire(lease)
+
+    def _due(self) -> None:
+        """Back-offs that have passed, and days that have begun."""
+        ledger = self._context.ledger
+        for run_id, answer in (*ledger.due(), *ledger.morning()):
+            self._context.resend(run_id, answer)
+        self._context.send_woken("", Breakers(self._context.client).trials())
+
+    def _overdue(self) -> None:
+        for run_id in self._context.ledger.overdue():
+            log.info("run %s has been ready to land for an hour; others may have its paths", run_id)
+            self._context.send_woken(run_id, self._context.ledger.release(run_id))
+
+    def _look_after_all(self) -> None:
+        for run_id in self._context.ledger.open_runs():
+            self._try(run_id, self._look_after)
 
     def _count_slots(self) -> None:
         """Note how many slots consume each queue; what waited for room that is there now is sent."""
@@ -107,7 +144,7 @@ class Reconciler:
     def _expire(self, lease: Lease) -> None:
         run_id, node, fence = lease
         log.warning("run %s: the worker of %s is gone; its attempt is ended", run_id, node)
-        answer = self._context.ledger.expire(run_id, node, fence, max_losses=MAX_LOSSES)
+        answer = self._context.ledger.expire(run_id, node, fence)
         self._leases.pop(lease, None)
         self._context.resend(run_id, answer)
 
@@ -133,13 +170,12 @@ class Reconciler:
 
     def _try(self, run_id: str, work: Callable[[str], object]) -> bool:
         """Do what reads a run; one whose record is broken must not keep the others waiting."""
-        if run_id in self._unreadable:
+        if run_id in self._abandoned:
             return False
         try:
             work(run_id)
         except (RunNotFoundError, ValueError) as error:
-            log.warning("run %s cannot be read and is left alone from now on: %s", run_id, error)
-            self._unreadable.add(run_id)
+            self._abandoned.note(run_id, error)
             return False
         return True
 
@@ -155,27 +191,68 @@ class Reconciler:
     def _resend(self, run_id: str, nodes: list[str]) -> None:
         log.warning("run %s: %s ready but nobody carries it; sent again", run_id, ", ".join(nodes))
         self._context.ledger.note(run_id, "run.resent", ", ".join(nodes))
-        known = self._context.known(run_id)
-        chords.send(known.canvas, nodes)
+        ledger = self._context.ledger
+        canvas = self._context.known(run_id, ledger.generation(run_id)).canvas
+        if not any(node.attempt for node in ledger.nodes(run_id).values()):
+            # Its submitter may have died between opening it and sending its first message.
+            chords.arm(canvas)
+        chords.send(canvas, nodes)
 
     def _look_after(self, run_id: str) -> None:
-        """Close a run whose integration ended without closing it; cancel one that took too long."""
+        """Close a run whose integration ended without closing it; end what took, or waited, too long."""
         ledger = self._context.ledger
-        run = ledger.run(run_id)
-        state, closing, result, reason = ledger.fields(
-            run_id, INTEGRATE, "state", "closing", "result", "reason"
+        state, closing, result, reason, fence = ledger.fields(
+            run_id, INTEGRATE, "state", "closing", "result", "reason", "fence"
         )
         if state in (NodeState.SUCCEEDED, NodeState.FAILED):
             # Without a word of the integration itself: its workers died until it was given up.
-            answer = ledger.close(run_id, RunState(closing or RunState.FAILED), result=result, reason=reason)
+            ending = RunState(closing or RunState.FAILED)
+            answer = ledger.close(run_id, ending, result=result, reason=reason, fence=int(fence or 0))
             if answer:
                 self._context.send_woken(run_id, answer)
-        elif (
-            run.timeout_ms and ledger.now_ms() - run.since_ms > run.timeout_ms and run.state is RunState.OPEN
-        ):
-            reason = f"the run's timeout of {run.timeout_ms / 1000:g} s passed"
-            _, cancelled = ledger.control(run_id, "cancel", reason)
-            self._context.resend(run_id, cancelled)
+            return
+        overdue = ledger.deadlines(run_id)
+        if overdue:
+            self._context.resend(run_id, overdue)
+
+    def _recheck(self) -> None:
+        """Parked nodes that nothing holds back any more: the wake that they waited for is lost."""
+        if time.monotonic() < self._next_recheck:
+            return
+        self._next_recheck = time.monotonic() + RECHECK_S
+        for run_id in self._context.ledger.open_runs():
+            self._try(run_id, self._recheck_run)
+
+    def _recheck_run(self, run_id: str) -> None:
+        answer = self._context.ledger.recheck(run_id)
+        if answer:
+            woken = [*answer.woken, *(f"{run}/{node}" for run, node in answer.others)]
+            log.info("run %s: %s could start and nobody had said so", run_id, ", ".join(woken))
+            self._context.send_woken(run_id, answer)
+
+    def _heal(self) -> None:
+        """What is held for nodes that do not run; a ledger that is whole has nothing of the kind."""
+        if time.monotonic() < self._next_heal:
+            return
+        self._next_heal = time.monotonic() + HEAL_S
+        healed, answer = self._context.ledger.heal()
+        for what in healed:
+            log.error("the ledger was put right: %s", what)
+        if healed:
+            self._context.ledger.announce("ledger.healed", what=list(healed))
+        self._context.send_woken("", answer)
+
+
+def sweep_safely(context: Context) -> None:
+    """Remove workspaces that killed workers left of runs that have ended; never raises, the next look tries
+    again.
+    """
+    try:
+        leftovers.sweep(context.config.data_dir, context.config.client_url(), context.ledger.open_runs)
+    except (OSError, *Unreachable) as error:
+        log.info("workspaces were not swept: %s", error)
+    except Exception:
+        log.exception("sweeping was given up")
 
 
 def tidy_safely(context: Context) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from agentflow import host
 from agentflow.errors import InfraError
 from agentflow.store.orders import OrderBook
-from agentflow.tasks.attempt import MAX_LOSSES
 from agentflow.tasks.context import Context
 
 log = logging.getLogger("agentflow.worker")
@@ -29,7 +28,7 @@ def take(context: Context, name: str, token: str, pause: Callable[[float], None]
         if where == host.place() and not host.is_alive(int(pid)):
             log.info("the last process called %s is dead", name)
             book.drop_name(name, holder)
-            context.ledger.expire_worker(name, max_losses=MAX_LOSSES)
+            context.ledger.expire_worker(name)
             continue
         now_left_ms = book.name_left_ms(name)
         if left_ms is not None and now_left_ms > left_ms:

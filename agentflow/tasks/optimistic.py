@@ -7,10 +7,9 @@ settlement names the run's sequence that the merge was checked against and is re
 
 from __future__ import annotations
 
-import json
-
 from agentflow.environment import Outcome
 from agentflow.errors import ConflictError
+from agentflow.spec.artifacts import Lock
 from agentflow.store.records import NodeRecord
 from agentflow.store.scripts import Answer
 from agentflow.tasks.claimed import Attempt
@@ -37,16 +36,16 @@ def check(attempt: Attempt, delivery: Delivery) -> str:
     depot = depot_of(attempt)
     depot.bring([delivery.commit, *(r.commit for r in records)])
     store = depot.store
-    base = attempt.run.base
+    base, appends = attempt.run.base, attempt.appends
     clashing: list[NodeRecord] = []
     paths: set[str] = set()
     for record in records:
-        found = merge.merges_clean(store, delivery.commit, [record.commit], base)
+        found = merge.merges_clean(store, delivery.commit, [record.commit], base, appends)
         if found:
             clashing.append(record)
             paths.update(found)
     if not clashing:
-        found = merge.merges_clean(store, delivery.commit, [r.commit for r in records], base)
+        found = merge.merges_clean(store, delivery.commit, [r.commit for r in records], base, appends)
         clashing, paths = (records, set(found)) if found else ([], set())
     if clashing:
         names = tuple(r.id for r in clashing)
@@ -62,11 +61,16 @@ def wait_for_lock(attempt: Attempt, outcome: Outcome, delivery: Delivery, reason
         outcome,
         pending_commit=delivery.commit,
         pending_text=outcome.handoff,
-        locks=json.dumps(list(delivery.paths)),
         base=delivery.base,
     )
     return attempt.ledger.requeue(
-        attempt.run.id, attempt.node.id, attempt.claim.fence, reason=reason, park=True, facts=facts
+        attempt.run.id,
+        attempt.node.id,
+        attempt.claim.fence,
+        reason=reason,
+        park=True,
+        facts=facts,
+        locks=map(Lock, delivery.paths),
     )
 
 
@@ -76,4 +80,5 @@ def pending(attempt: Attempt) -> tuple[Outcome, Delivery] | None:
     if not record.pending_commit:
         return None
     outcome = Outcome(summary=record.summary, handoff=record.pending_text, verdict=record.verdict)
-    return outcome, Delivery(commit=record.pending_commit, paths=record.locks, base=record.base)
+    paths = tuple(lock.path for lock in record.locks if lock.mode != "read")
+    return outcome, Delivery(commit=record.pending_commit, paths=paths, base=record.base)

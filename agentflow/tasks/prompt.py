@@ -58,9 +58,15 @@ def _deliver(node: PlanNode) -> str:
 def _scope(node: PlanNode) -> str:
     if node.output == "report":
         return ""
+    kept = "".join(f"\n- {pattern}: read only; nobody changes it while you work" for pattern in node.kept)
     if node.artifacts:
-        return "\n".join(f"- {pattern}" for pattern in node.artifacts) + "\nAnything else is refused."
-    return "Any file that the task needs."
+        lines = (f"- {pattern}{_only_end(node, pattern)}" for pattern in node.artifacts)
+        return "\n".join(lines) + kept + "\nAnything else is refused."
+    return "Any file that the task needs." + (f" Not:{kept}" if kept else "")
+
+
+def _only_end(node: PlanNode, pattern: str) -> str:
+    return ": only add at its end, others add there too" if pattern in node.appends else ""
 
 
 def _checks(node: PlanNode) -> str:

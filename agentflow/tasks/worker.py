@@ -6,6 +6,8 @@ They run in any `celery -A agentflow worker`; nothing else has to be started.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -17,8 +19,11 @@ from agentflow.app import SYSTEM_QUEUE, get_app, queue
 from agentflow.config import Config
 from agentflow.errors import InfraError
 from agentflow.local import launching
+from agentflow.store import keys
+from agentflow.store.breakers import Breakers
 from agentflow.store.client import NO_ANSWER, Unreachable, check
 from agentflow.store.fleet import Fleet
+from agentflow.store.governor import Governor, configured_rates
 from agentflow.store.orders import OrderBook, configured_limits
 from agentflow.tasks import names
 from agentflow.tasks.attempt import DRAINED
@@ -26,7 +31,7 @@ from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context, current
 from agentflow.tasks.departure import DEPARTURE, start_afresh
 from agentflow.tasks.heart import Heart
-from agentflow.tasks.maintenance import Reconciler, scan_safely, tidy_safely
+from agentflow.tasks.maintenance import Reconciler, scan_safely, sweep_safely, tidy_safely
 
 log = logging.getLogger("agentflow.worker")
 
@@ -42,6 +47,8 @@ LAST_BEAT_S = 2.0
 WAIT_S = 0.5
 #: Seconds between two looks for what closed runs left on this machine.
 TIDY_EVERY_S = 3600.0
+#: Seconds between two looks for workspaces of runs that have ended.
+SWEEP_EVERY_S = 5.0
 #: Seconds between two messages of task events.
 EVENTS_EVERY_S = 0.25
 
@@ -84,6 +91,7 @@ class AgentflowStep(bootsteps.StartStopStep):
             reconciler = Reconciler(context, parent.hostname)
             self._begin("reconcile", lambda: scan_safely(reconciler), context.config.scan_ms / 1000)
         self._begin("tidy", lambda: tidy_safely(context), TIDY_EVERY_S)
+        self._begin("sweep", lambda: sweep_safely(context), SWEEP_EVERY_S)
 
     def _patiently(self, enter: Callable[[], None]) -> None:
         """Wait while Redis is away (it may be starting too); leave, saying why, when it cannot be used."""
@@ -104,7 +112,7 @@ class AgentflowStep(bootsteps.StartStopStep):
     def _enter(self, context: Context, parent: Any) -> None:
         """Be let in: by the server, the ledger's layout, whoever has our name, and the fleet's orders."""
         check(context.client, context.config.client_url())
-        agree_on_schema(context)
+        agree_on_schema(context, parent.hostname)
         self._heart = heart = Heart(context, parent, every_role=self._every_role)
         names.take(context, parent.hostname, heart.token, self._look_up)
         book = OrderBook(context.client)
@@ -116,6 +124,8 @@ class AgentflowStep(bootsteps.StartStopStep):
             book.take_name(parent.hostname, heart.token)
             self._look_up(WAIT_S)
         context.ledger.default_limits(configured_limits(context.config))
+        Governor(context.client).configure(configured_rates(context.config))
+        Breakers(context.client).configure(context.config.breaker)
         heart.learn()
 
     def _look_up(self, seconds: float) -> None:
@@ -181,9 +191,18 @@ def leave(error: InfraError) -> NoReturn:
     raise SystemExit(int(error.exit_code)) from error
 
 
-def agree_on_schema(context: Context) -> None:
-    """Raise `InfraError` when the ledger on this Redis has another layout than this worker knows."""
-    Fleet(context.client).require_schema()
+def agree_on_schema(context: Context, name: str) -> None:
+    """Raise `InfraError` when the ledger on this Redis has another layout than this worker knows.
+
+    The register says why, unless another worker has that name.
+    """
+    fleet = Fleet(context.client)
+    try:
+        fleet.require_schema()
+    except InfraError as error:
+        if not context.client.exists(keys.name_of(name)):
+            fleet.refuse(name, pid=os.getpid(), host=socket.gethostname(), reason=error.what)
+        raise
 
 
 class EventsInBatches(bootsteps.StartStopStep):

@@ -28,7 +28,17 @@ def release_base(user_git_dir: Path, run: str) -> None:
     _delete(Git(user_git_dir), [f"refs/agentflow/base/{ref_part(run)}"])
 
 
+def keep_only(user_git_dir: Path, run: str, kept: Collection[str]) -> None:
+    """Remove what a run has published but for the refs in `kept` (full names)."""
+    user = Git(user_git_dir)
+    ours = f"refs/agentflow/runs/{ref_part(run)}"
+    names = user.out("for-each-ref", "--format=%(refname)", ours).splitlines()
+    _delete(user, [name for name in names if name not in kept])
+
+
 def _delete(user: Git, prefixes: Collection[str]) -> None:
+    if not prefixes:  # git would list every ref there is
+        return
     names = user.out("for-each-ref", "--format=%(refname)", *prefixes).split("\n")
     lines = "".join(f"delete {name}\n" for name in names if name)
     if lines:

@@ -33,12 +33,19 @@ _COMMIT_MAX_BYTES = 64 * 1024
 
 
 def ingest(
-    store: Store, recorded: Recorded, ref: str, *, allowed: Sequence[str] | None = None
+    store: Store,
+    recorded: Recorded,
+    ref: str,
+    *,
+    allowed: Sequence[str] | None = None,
+    appends: Sequence[str] = (),
+    kept: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Check a recorded commit and take it into the store as `ref`; returns the paths that it changes.
 
     The paths are read from the trees, not from `recorded`. `allowed` are the declared artifacts (None:
-    everything but sensitive paths). Raises `PolicyViolation` naming the paths; the store is unchanged then.
+    everything but sensitive paths), `appends` further ones that may only have grown at their end, `kept` such
+    as may not have been changed. Raises `PolicyViolation` naming the paths; the store is unchanged then.
     """
     check_oid(recorded.commit)
     _check_pack(recorded.pack)
@@ -48,12 +55,17 @@ def ingest(
         with Reader(git) as reader:
             commit = _check_commit(reader, recorded)
             base = store.commit(recorded.base)
-            changes = _check_trees(reader, base.tree, commit.tree, allowed)
+            changes = _check_trees(reader, base.tree, commit.tree, _both(allowed, appends))
+            policy.check_modes(reader, changes, allowed, appends, kept)
         store.adopt(quarantine)
     COMMITS.put(store.git, recorded.commit, commit)
     store.keep(ref, recorded.commit)
     store.tidy()
     return tuple(change.path for change in changes)
+
+
+def _both(allowed: Sequence[str] | None, appends: Sequence[str]) -> Sequence[str] | None:
+    return None if allowed is None else [*allowed, *appends]
 
 
 def check_result(store: Store, base: str, result: str, named: Sequence[str]) -> None:
@@ -78,6 +90,14 @@ def check_result(store: Store, base: str, result: str, named: Sequence[str]) -> 
         policy.check_changes(difference.changes, ("**",))
         policy.check_changes(unnamed, None)
         policy.check_contents(reader, difference.changes, sys.maxsize)
+
+
+def changed_paths(git: Git, base: str, commit: str) -> list[str]:
+    """The paths in which two commits differ, as `ingest` told them when it took the later one."""
+    with Reader(git) as reader:
+        trees = [parse_commit(reader.content(check_oid(oid), "commit")).tree for oid in (base, commit)]
+        difference = Comparison(reader, RESULT_MAX_FILES).run(*trees)
+        return [change.path for change in difference.changes]
 
 
 def _check_pack(pack: Path) -> None:

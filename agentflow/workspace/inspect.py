@@ -64,6 +64,13 @@ def check_repository(path: Path, base: str, target: str) -> RepoFacts:
     return RepoFacts(root, git_dir, objects, commit, roots[-1], dirty, notes)
 
 
+def project_of(path: Path) -> str:
+    """What tells the project from others: the first commit of its history. Raises `RepositoryError`."""
+    root, git_dir, _ = _locate(path)
+    commit = _resolve(root, "HEAD")
+    return Git(git_dir).out("rev-list", "--first-parent", "--max-parents=0", commit).split()[-1]
+
+
 def git_dir_of(root: Path) -> Path:
     """The git directory of a repository's top directory (or of itself, if bare). Raises `RepositoryError`."""
     return _locate(root)[1]

@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentflow import failpoints
 from agentflow.errors import ConflictError
 from agentflow.workspace.gitcmd import Git, GitError, check_oid, is_branch_name, ref_part
 from agentflow.workspace.inspect import check_names, refuse_checked_out
 from agentflow.workspace.store import Store
 
 _NONE = "0" * 40
+#: The ref of a run, below its own, that keeps where the branch was before it landed.
+TARGET_REF = "checkpoints/target"
+#: Objects from which on they stay together in a pack (git's own `fetch.unpackLimit`).
+UNPACK_LIMIT = 100
 #: Names tried for a branch that somebody else has: `name`, `name-2`, ... .
 _SUFFIXES_MAX = 100
 
@@ -96,8 +101,15 @@ def _send(store: Store, user: Git, commits: list[str], base: str) -> None:
     with tempfile.TemporaryFile(dir=store.git_dir) as pack:
         options = ("--revs", "--stdout", "-q", "--delta-base-offset", "--threads=1")
         store.git.call("pack-objects", *options, data=wanted, target=pack)
+        pack.seek(8)
+        count = int.from_bytes(pack.read(4), "big")
         pack.seek(0)
-        user.call("index-pack", "--stdin", "--strict", source=pack)
+        # As `git fetch` does: while somebody is attached each settled node comes by itself, and a repository
+        # with a pack for each would become slow.
+        if count < UNPACK_LIMIT:
+            user.call("unpack-objects", "-q", "--strict", source=pack)
+        else:
+            user.call("index-pack", "--stdin", "--strict", source=pack)
 
 
 def _held(store: Store, oids: list[str]) -> list[str]:
@@ -128,7 +140,9 @@ def land(user_git_dir: Path, *, commit: str, branch: str, run: str) -> Landed:
             if current and not branch.startswith("agentflow/") and not _is_ancestor(user, current, commit):
                 raise TargetMovedError(name, current, commit)
             refuse_checked_out(user_git_dir, name)
+            failpoints.at("land.published", run)
             _move(user, name, current, commit, run)
+            failpoints.at("land.moved", run)
             return Landed(name, commit)
     raise ConflictError(
         f"{branch} and all its suffixes are taken", fix="remove old branches below agentflow/"
@@ -136,10 +150,13 @@ def land(user_git_dir: Path, *, commit: str, branch: str, run: str) -> Landed:
 
 
 def _move(user: Git, name: str, current: str | None, commit: str, run: str) -> None:
-    """One transaction: the branch, from where it was seen, and the note that it is ours."""
+    """One transaction: the branch, from where it was seen, the note that it is ours, and where it was."""
+    was = run_ref(run, TARGET_REF)
     lines = [
         f"update refs/heads/{name} {commit} {current or _NONE}",
         f"update {_landed_ref(name)} {commit}",
+        # Where a rollback takes the branch back to; without it the branch is new.
+        *([f"update {was} {current}"] if current else [f"delete {was}"] if _read(user, was) else []),
     ]
     try:
         user.call(
@@ -157,6 +174,50 @@ def _move(user: Git, name: str, current: str | None, commit: str, run: str) -> N
                 code="AF-CONFLICT-004",
             ) from error
         raise
+
+
+def take_back(user_git_dir: Path, *, commit: str, branch: str, run: str) -> str:
+    """Point `branch` to where it was before `commit` landed there; the commit it is at now, '' when it is
+    gone.
+
+    A branch that landing made is deleted. Raises `ConflictError` when it is no longer at `commit`: what came
+    after is not agentflow's to take away. Raises `RepositoryError` when it is checked out anywhere.
+    """
+    user = Git(user_git_dir)
+    was, landed = run_ref(run, TARGET_REF), _landed_ref(branch)
+    before = _read(user, was)
+    current = _read(user, f"refs/heads/{branch}")
+    if current in (before, None) and current != commit:
+        return current or ""  # done already
+    if current != commit:
+        raise _has_moved_on(branch, str(current), commit, before)
+    refuse_checked_out(user_git_dir, branch)
+    name = f"refs/heads/{branch}"
+    lines = [f"update {name} {before} {commit}" if before else f"delete {name} {commit}"]
+    if _read(user, landed):
+        is_ours = before and branch.startswith("agentflow/")
+        lines.append(f"update {landed} {before}" if is_ours else f"delete {landed}")
+    if before:
+        lines.append(f"delete {was}")
+    try:
+        text = "\n".join([*lines, ""])
+        user.call("update-ref", "-m", f"agentflow: roll back {run}", "--stdin", data=text.encode())
+    except GitError as error:
+        now = _read(user, f"refs/heads/{branch}")
+        if now not in (commit, None):
+            raise _has_moved_on(branch, str(now), commit, before) from error
+        raise
+    return before or ""
+
+
+def _has_moved_on(branch: str, current: str, commit: str, before: str | None) -> ConflictError:
+    return ConflictError(
+        f"the branch {branch!r} is at {current[:12]}, no longer at {commit[:12]}",
+        why="something else was put on top of what landed; moving the branch back would take it away",
+        fix="undo it by a commit of your own: "
+        f"git diff {(before or commit)[:12]} {commit[:12]} | git apply -R --index",
+        code="AF-ROLLBACK-003",
+    )
 
 
 def _landed_ref(name: str) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from agentflow.places import masked
@@ -50,6 +50,18 @@ def tidy(data_dir: Path, url: str, open_runs: Collection[str], older_than_s: flo
             if _is_older(path, before):
                 shutil.rmtree(path, ignore_errors=True)
     return gone
+
+
+def sweep(data_dir: Path, url: str, open_runs: Callable[[], Collection[str]]) -> list[str]:
+    """Remove the workspaces of runs that are not open: killed workers left them, and no attempt of such a run
+    counts any more. Returns the ids of the runs; `open_runs` is asked when there is anything to look at.
+    """
+    works = [place for place in (data_dir / "runs").glob("*/work") if not is_foreign(place.parent, url)]
+    kept = open_runs() if works else ()
+    gone = [place for place in works if place.parent.name not in kept]
+    for place in gone:
+        clone.remove_tree(place)
+    return [place.parent.name for place in gone]
 
 
 def _forget(folder: Path, before: float) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentflow.errors import ConflictError
+from agentflow.workspace.appending import Appendable, append_both
 from agentflow.workspace.gitcmd import check_oid
 from agentflow.workspace.objects import COMMITS, Reader, build_commit, parse_commit, write_commit
 from agentflow.workspace.store import Store
@@ -37,22 +38,25 @@ class MergeConflictError(ConflictError):
         )
 
 
-def merge_all(store: Store, commits: Sequence[str], base: str) -> str:
+def merge_all(store: Store, commits: Sequence[str], base: str, appendable: Appendable | None = None) -> str:
     """One commit that holds all of `commits` (on top of `base`, their common ancestor).
 
-    None: `base`. One: itself. The result does not depend on their order. Raises `MergeConflictError`.
+    None: `base`. One: itself. The result does not depend on their order. `appendable` (asked only where
+    something clashes) tells the paths of which both sides' additions are kept. Raises `MergeConflictError`.
     """
     tips = _reduced(store, commits, base)
     merged = tips[0]
     for tip in tips[1:]:
-        merged = _merge(store, merged, tip)
+        merged = _merge(store, merged, tip, appendable)
     return merged
 
 
-def merges_clean(store: Store, commit: str, others: Sequence[str], base: str) -> list[str]:
+def merges_clean(
+    store: Store, commit: str, others: Sequence[str], base: str, appendable: Appendable | None = None
+) -> list[str]:
     """The paths on which `commit` clashes with the merge of `others`; empty when it merges."""
     try:
-        merge_all(store, [merge_all(store, others, base), commit], base)
+        merge_all(store, [merge_all(store, others, base, appendable), commit], base, appendable)
     except MergeConflictError as conflict:
         return list(conflict.paths)
     return []
@@ -72,6 +76,12 @@ class _Clash:
 
     paths: tuple[str, ...]
     why: str = ""
+    #: What git made of it, with its marks in the clashing files; '' when the clash is not one of lines.
+    tree: str = ""
+
+
+#: A store, two commits in order, and whether what both appended is kept.
+_Pair = tuple[Path, str, str, bool]
 
 
 class _Merges:
@@ -81,13 +91,13 @@ class _Merges:
     MAX = 4096
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, str, str], str | _Clash] = {}
+        self._known: dict[_Pair, str | _Clash] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[Path, str, str]) -> str | _Clash | None:
+    def get(self, key: _Pair) -> str | _Clash | None:
         return self._known.get(key)
 
-    def put(self, key: tuple[Path, str, str], found: str | _Clash) -> None:
+    def put(self, key: _Pair, found: str | _Clash) -> None:
         with self._lock:
             self._known[key] = found
             while len(self._known) > self.MAX:
@@ -97,21 +107,28 @@ class _Merges:
 _MERGES = _Merges()
 
 
-def _merge(store: Store, one: str, other: str) -> str:
+def _merge(store: Store, one: str, other: str, appendable: Appendable | None) -> str:
     """The merge commit of two commits, neither of which holds the other. Raises `MergeConflictError`."""
     first, second = sorted((one, other))
-    key = (store.git_dir, first, second)
-    found = _MERGES.get(key)
-    # The store may be another one at the same place by now, or its loose objects were collected.
-    if found is None or (isinstance(found, str) and not store.holds_loose(found)):
-        found = _make(store, first, second)
-        _MERGES.put(key, found)
+    found = _known(store, first, second, keep_both=False)
+    if isinstance(found, _Clash) and found.tree and appendable and all(map(appendable, found.paths)):
+        found = _known(store, first, second, keep_both=True)
     if isinstance(found, _Clash):
         raise MergeConflictError(found.paths, (first, second), found.why)
     return found
 
 
-def _make(store: Store, first: str, second: str) -> str | _Clash:
+def _known(store: Store, first: str, second: str, *, keep_both: bool) -> str | _Clash:
+    key = (store.git_dir, first, second, keep_both)
+    found = _MERGES.get(key)
+    # The store may be another one at the same place by now, or its loose objects were collected.
+    if found is None or (isinstance(found, str) and not store.holds_loose(found)):
+        found = _make(store, first, second, keep_both=keep_both)
+        _MERGES.put(key, found)
+    return found
+
+
+def _make(store: Store, first: str, second: str, *, keep_both: bool) -> str | _Clash:
     done = store.git.call(
         "merge-tree",
         "--write-tree",
@@ -124,7 +141,11 @@ def _make(store: Store, first: str, second: str) -> str | _Clash:
     )
     tree, *paths = done.stdout.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
     if done.returncode == 1:
-        return _Clash(tuple(sorted({p for p in paths if p})))
+        clash = _Clash(tuple(sorted({p for p in paths if p})), tree=tree)
+        both = append_both(store, tree, (first, second), clash.paths) if keep_both else None
+        if both is None:
+            return clash
+        tree = both
     ours, theirs = store.commit(first), store.commit(second)
     twins = _new_twins(store, tree, ours.tree, theirs.tree)
     if twins:

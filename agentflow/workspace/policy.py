@@ -102,6 +102,45 @@ def _check_places(paths: Iterable[str], allowed: Sequence[str] | None) -> None:
     )
 
 
+def check_modes(
+    reader: Reader,
+    changes: Sequence[Change],
+    allowed: Sequence[str] | None,
+    appends: Sequence[str],
+    kept: Sequence[str],
+) -> None:
+    """What is only read was not changed, and what is only appended to holds its old content first."""
+    mine = allowed or ()
+    others = [c for c in changes if not any(matches(pattern, c.path) for pattern in mine)]
+    _refuse(
+        (c.path for c in others if any(matches(pattern, c.path) for pattern in kept)),
+        "files that this task only reads were changed",
+        fix=f"leave {', '.join(kept)} as it is; or declare it with mode: write",
+        code="AF-POLICY-017",
+    )
+    _refuse(
+        (
+            c.path
+            for c in others
+            if any(matches(pattern, c.path) for pattern in appends) and not _has_grown(reader, c)
+        ),
+        "files that this task may only append to were changed elsewhere than at their end",
+        fix="keep what they hold, as it is, and add below it; or declare them with mode: write",
+        code="AF-POLICY-018",
+    )
+
+
+def _has_grown(reader: Reader, change: Change) -> bool:
+    old, new = change.old, change.new
+    if new is None or new.mode not in {FILE, PROGRAM}:
+        return False
+    if old is None:
+        return True
+    if old.mode != new.mode:
+        return False
+    return reader.content(new.oid, "blob").startswith(reader.content(old.oid, "blob"))
+
+
 def is_sensitive(path: str) -> bool:
     """Whether a path configures people's tools rather than the product."""
     *parents, name = path.casefold().split("/")

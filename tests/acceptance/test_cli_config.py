@@ -56,7 +56,8 @@ def test_an_older_systems_file_becomes_ours(cli: Cli) -> None:
     assert (cli.cwd / "agentflow.yaml").read_text() == dry.stdout
     table = {line.split()[0]: line for line in done.stderr.splitlines() if "." in line.split()[0]}
     assert "limits.fleet" in table["orchestrator.max_workers"]
-    assert "unsupported: budget is not built yet" in table["budgets.daily_usd"]
+    assert "budget.day.usd" in table["budgets.daily_usd"]
+    assert yaml.safe_load(dry.stdout)["budget"]["day"] == {"usd": 20}
     assert "not-to-be-copied" not in done.stderr + dry.stdout
     assert done.stderr.splitlines()[-2].endswith("not")
     assert cli.json("config", "show", "--json")["project"] == "checkout-swarm"

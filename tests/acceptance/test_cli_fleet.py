@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import Cli
+from helpers.wait import wait_until
 from helpers.workers import FAST
 
 
@@ -72,6 +73,16 @@ def test_what_cannot_be_done_is_said(cli: Cli) -> None:
         (("drain", "--timeout", "soon"), 2, "is not a duration"),
     ):
         assert said in cli.run(*words, code=code).stderr, words
+
+
+def test_two_who_spawn_at_one_moment_do_not_exceed_the_most(cli: Cli) -> None:
+    cli.env["AGENTFLOW_FLEET_MAX_WORKERS"] = "2"
+    cli.run("spawn", 1, "--slots", 1)
+    both = [cli.start("spawn", "1", "--slots", "1", "--no-wait") for _ in range(2)]
+    told = [process.communicate(timeout=90)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], told
+    assert "AF-FLEET-005" in "".join(told)
+    wait_until(lambda: len(cli.json("workers", "--json")["workers"]) == 2, timeout=60)
 
 
 def test_down_ends_what_was_spawned_and_no_redis(cli: Cli) -> None:

@@ -32,7 +32,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(cli: Cli) -> None:
     named = set(re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE))
     commands = (
         "init plan run runs status watch events logs diff why cancel resume land gc down doctor config "
-        "schema demo"
+        "schema demo pause drain kill failures retry"
     )
     assert named >= set(commands.split())
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}

@@ -113,7 +113,8 @@ def test_a_run_that_redis_has_lost_is_told_with_the_way_to_run_it_again(cli: Cli
     config = load_config(None, environ=cli.environ())
     with redis.Redis.from_url(config.client_url()) as client:
         client.flushall()
-    said = cli.run("resume", run, code=4).stderr
+    said = cli.run("status", run, code=4).stderr
     assert "the ledger has no run" in said
+    assert f"agentflow resume {run}" in said
     assert f"agentflow run {cli.home}/runs/{run}/spec.yaml" in said
     assert "there is no run 'nobody'" in cli.run("resume", "nobody", code=2).stderr

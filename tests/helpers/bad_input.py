@@ -11,6 +11,9 @@ import yaml
 from helpers.house import House
 from helpers.repos import git, make_repo, untouched
 
+from agentflow.store.events import EventLog
+from agentflow.store.records import Event
+
 TARGET = "agentflow/answer"
 FILES = {
     "app.py": "def answer():\n    return 41\n",
@@ -97,6 +100,10 @@ class Project:
         if (self.repo / ".git").exists():
             assert git(self.repo, "for-each-ref", "refs/agentflow") == ""
         assert self.runs() == []
+
+    def events(self, result: dict[str, Any]) -> list[Event]:
+        """Every transition of a run."""
+        return EventLog(self.house.ledger().client).read(result["run"], count=10_000)
 
     def project_id(self) -> str:
         """What the project's store is named after: the first commit."""

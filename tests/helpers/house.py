@@ -16,9 +16,11 @@ from typing import Any
 
 import psutil
 from helpers.cli import Cli
+from helpers.ledgers import validate_store
 from helpers.wait import wait_until
 
 from agentflow.config import Config, load_config
+from agentflow.errors import AgentflowError
 from agentflow.local import server, service
 from agentflow.local.service import LocalStatus
 from agentflow.store.events import EventLog
@@ -108,7 +110,13 @@ class House(Cli):
             os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """`agentflow down`, after which nothing may be left."""
+        """`agentflow down`, after which nothing may be left; what it leaves in the ledger before is whole."""
+        # A test may have left a configuration that cannot be read.
+        with contextlib.suppress(AgentflowError):
+            socket = self.config.socket_path()
+            if self.config.redis_url is None and server.answers(socket):
+                with server.client(socket) as client:
+                    validate_store(client)
         self.run("down")
         wait_until(lambda: not self.leftovers(), what="nothing is left behind")
 

@@ -100,7 +100,7 @@ class Stage:
     def _wait_registered(self, worker: Worker) -> None:
         wait_until(
             lambda: any(w.name == worker.name and w.pid == worker.process.pid for w in self.ledger.workers()),
-            timeout=30,
+            timeout=90,
         )
 
     def submit(self, plan: Plan, run_id: str = "run-1") -> Canvas:

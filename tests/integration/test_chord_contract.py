@@ -55,6 +55,46 @@ def test_arrivals_in_any_order_and_twice_send_each_body_once(canvas, sent):
     assert sent() == ["x", "y", "z"]
 
 
+def test_what_arrives_early_is_counted_in_one_round_trip(canvas, sent, redis_client):
+    chords.arm(canvas)
+    chords.arrive(canvas, "c")
+
+    def reads() -> int:
+        return redis_client.info("stats")["total_reads_processed"]
+
+    before = reads()
+    chords.arrive_all(canvas, ["a"], [])
+    assert reads() - before == 2, "the two arrivals, and the question how many reads there were"
+    assert sent() == []
+    chords.arrive_all(canvas, ["b"], [])
+    assert sent() == ["x", "y", "z"]
+
+
+def test_together_in_any_order_and_twice_each_body_is_sent_once(canvas, sent):
+    chords.arm(canvas)
+    arrivals = ["a", "b", "c"] * 2
+    random.Random(3).shuffle(arrivals)
+    for node in arrivals:
+        chords.arrive_all(canvas, [node], [])
+    assert sent() == ["x", "y", "z"]
+
+
+def test_what_the_ledger_calls_ready_is_sent(canvas, sent):
+    chords.arm(canvas)
+    chords.arrive_all(canvas, ["a", "b"], ["z"])
+    assert sent() == ["z"]
+    chords.arrive_all(canvas, ["c"], ["x", "y"])
+    assert sent() == ["x", "y", "z"]
+
+
+def test_a_server_that_forgot_the_scripts_counts_all_the_same(canvas, sent, redis_client):
+    chords.arm(canvas)
+    chords.arrive(canvas, "c")
+    redis_client.script_flush()
+    chords.arrive_all(canvas, ["a", "b"], [])
+    assert sent() == ["x", "y", "z"]
+
+
 def test_the_integration_is_the_body_of_the_last_chord(canvas, sent):
     chords.arm(canvas)
     for node in ("x", "y"):

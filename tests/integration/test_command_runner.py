@@ -68,7 +68,14 @@ def test_sees_only_the_environment_that_is_given(tmp_path: Path, monkeypatch: py
     run(job)
     seen = dict(line.split("=", 1) for line in job.log.read_text().splitlines())
     seen.pop("PWD", None)
-    assert set(seen) == {"PATH", "OWN", "SECRET_B", "AGENTFLOW_HANDOFF", "AGENTFLOW_REPORT"}
+    assert set(seen) == {
+        "PATH",
+        "OWN",
+        "SECRET_B",
+        "AGENTFLOW_HANDOFF",
+        "AGENTFLOW_REPORT",
+        "AGENTFLOW_USAGE",
+    }
 
 
 def test_handoff_and_report_come_from_their_files(tmp_path: Path) -> None:

@@ -206,9 +206,9 @@ def test_what_the_removal_of_a_run_wakes_is_sent(crew: Crewed, redis_client):
     ledger, plan = crew.ledger, noop_plan({"a": []})
     for run in ("one", "two"):
         open_in_ledger(ledger, run, plan, project="p", repo="", root="")
-    redis_client.hset(keys.run("one"), mapping={"exclusive": '["src"]', "holds": 1})
-    redis_client.hset("af:project:p:locks", "w:src", "one")
-    redis_client.hset(keys.run("two"), "exclusive", '["src"]')
+    redis_client.hset(keys.run("one"), mapping={"exclusive": '["w:src"]', "holds": 1})
+    redis_client.hset("af:project:p:locks", mapping={"w:src": "one", "iw:": 1})
+    redis_client.hset(keys.run("two"), "exclusive", '["w:src"]')
     assert "held by run one" in ledger.claim("two", "a", worker="w", ttl_ms=9999).reason
     for node in ("a", INTEGRATE):
         taken = ledger.claim("one", node, worker="w", ttl_ms=9999)

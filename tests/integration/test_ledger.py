@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers.ledgers import RUN, open_run, states, validate_run
 
+from agentflow.spec.artifacts import Lock
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
 from agentflow.store.events import EventLog
@@ -227,7 +228,8 @@ def test_an_optimistic_settlement_waits_for_a_lock_and_then_holds_it(ledger):
     assert answer.head == ("locked", "lock: src/x.py is held for locked")
     parked = ledger.requeue(
         RUN, "free", free.fence, reason=answer.head[1], park=True,
-        facts={"locks": '["src/x.py"]', "pending_commit": "c"},
+        facts={"pending_commit": "c"},
+        locks=[Lock("src/x.py")],
     )  # fmt: skip
     assert parked.woken == ()
     assert ledger.settle(RUN, "locked", holder.fence, OK, commit="d").woken == ("free",)

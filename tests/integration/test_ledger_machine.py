@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from agentflow.spec.artifacts import MODES, Lock
 from agentflow.states import CLOSED, TERMINAL, NodeState, RunState
 from agentflow.store import keys
 from agentflow.store.ledger import Ledger
@@ -29,6 +30,7 @@ from agentflow.store.records import INTEGRATE
 RUNS = ["one", "two"]
 NODES = ["n0", "n1", "n2", "n3", "n4"]
 PATHS = ["", "src", "src/a", "src/a/x.py", "src/b", "docs"]
+LOCKS = st.builds(Lock, st.sampled_from(PATHS), st.sampled_from(MODES))
 ROLES = ["coder", "tester"]
 QUEUES = ["coder", "tester", "shared"]
 Key = tuple[str, str]
@@ -57,12 +59,12 @@ class LedgerMachine(RuleBasedStateMachine):
             open_run(
                 self.ledger, parents, run_id=run, roles=roles,
                 queues={n: data.draw(st.sampled_from([roles[n], roles[n], "shared"])) for n in NODES},
-                locks={n: data.draw(st.lists(st.sampled_from(PATHS), max_size=1)) for n in NODES},
+                locks={n: data.draw(st.lists(LOCKS, max_size=2)) for n in NODES},
                 optional=sorted(data.draw(st.sets(st.sampled_from(NODES), max_size=2))),
                 role_limit=data.draw(st.integers(0, 2)), max_concurrent=data.draw(st.integers(0, 3)),
                 on_failure=data.draw(st.sampled_from(["continue", "stop"])),
                 priorities={n: data.draw(st.integers(0, 1)) for n in NODES},
-                exclusive=data.draw(st.lists(st.sampled_from(PATHS[1:]), max_size=1)),
+                exclusive=data.draw(st.lists(LOCKS.filter(lambda lock: lock.path), max_size=1)),
             )  # fmt: skip
 
     @rule(run=st.sampled_from(RUNS), node=st.sampled_from([*NODES, *NODES, INTEGRATE]))
@@ -72,8 +74,16 @@ class LedgerMachine(RuleBasedStateMachine):
         if taken.granted:
             assert (run, node) not in self.held
             self.held[run, node] = taken.fence
+            self.may_start(run, node)
             if not woken and node != INTEGRATE:
                 self.is_within_limits(self.ledger.node(run, node).role)
+
+    def may_start(self, run, node):
+        """Nothing starts in a run, or of a role, that is paused; an integration only ends what there is."""
+        if node != INTEGRATE:
+            role = self.ledger.node(run, node).role
+            assert self.ledger.run(run).state is RunState.OPEN
+            assert not {"fleet", f"role:{role}"} & set(self.ledger.pauses())
 
     def is_within_limits(self, role):
         limits, flight = self.ledger.limits(), self.ledger.in_flight()
@@ -104,17 +114,31 @@ class LedgerMachine(RuleBasedStateMachine):
         arguments = {"commit": "c", "paths": [path], "seq": seq}
         answer = self.ledger.settle(run, node, fence, NodeState.SUCCEEDED, **arguments)
         if answer.head[0] == "locked":
-            facts = {"locks": f'["{path}"]'}
-            again = self.ledger.requeue(run, node, fence, reason=answer.head[1], park=True, facts=facts)
+            why = answer.head[1]
+            again = self.ledger.requeue(run, node, fence, reason=why, park=True, locks=[Lock(path)])
             assert again.head[0] == "requeued"
         elif node == INTEGRATE:
             self.ledger.close(run, RunState.READY_TO_LAND)
 
     @precondition(lambda self: self.held)
+    @rule(data=st.data(), lock=LOCKS, waits=st.booleans())
+    def ask_for_more(self, data, lock, waits):
+        run, node = data.draw(st.sampled_from(sorted(self.held)))
+        pattern = f"{lock.path}/**" if lock.path else "**"
+        answer = self.ledger.extend(run, node, self.held[run, node], [pattern], lock.mode)
+        assert answer.verdict in ("granted", "queued", "refused")
+        if answer.verdict == "queued" and answer.by == "node" and waits:
+            fence = self.held.pop((run, node))
+            self.old.append(((run, node), fence))
+            self.ledger.requeue(run, node, fence, reason="behind", park=True, locks=[lock], given=True)
+
+    @precondition(lambda self: self.held)
     @rule(data=st.data(), counter=st.sampled_from(["failures", "losses", ""]), delay=st.sampled_from([0, 1]))
     def come_back(self, data, counter, delay):
         run, node, fence = self._drop(data)
-        self.ledger.requeue(run, node, fence, reason="again", counter=counter, delay_ms=delay)
+        again = self.ledger.requeue(run, node, fence, reason="again", counter=counter, delay_ms=delay)
+        if again.head[0] == "quarantined" and node == INTEGRATE:
+            self.ledger.close(run, RunState.FAILED)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), most=st.sampled_from([1, 10]))
@@ -132,9 +156,40 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.requeue(run, node, fence, reason="late").head[0] == "superseded"
         assert self.ledger.renew([(run, node, fence)], ttl_ms=1) == {(run, node, fence): "lost"}
 
-    @rule(run=st.sampled_from(RUNS), verb=st.sampled_from(["drain", "continue", "continue", "limit"]))
-    def control(self, run, verb):
-        self.ledger.control(run, verb, "2" if verb == "limit" else "")
+    @rule(
+        run=st.sampled_from(RUNS),
+        verb=st.sampled_from(["drain", "pause", "continue", "continue", "limit", "lift"]),
+        by=st.sampled_from(["its user", "budget: spent", "breaker: down"]),
+    )
+    def control(self, run, verb, by):
+        state, _ = self.ledger.control(run, verb, "2" if verb == "limit" else by)
+        assert self.ledger.control(run, verb, "2" if verb == "limit" else by)[0] == state, "again is harmless"
+
+    @rule(name=st.sampled_from(["fleet", "role:coder", "role:tester"]), held=st.booleans())
+    def pause(self, name, held):
+        was = name in self.ledger.pauses()
+        if held:
+            assert self.ledger.pause(name, "by its operator") is not was
+        else:
+            assert (self.ledger.unpause(name) is not None) is was
+
+    @rule(run=st.sampled_from(RUNS), role=st.sampled_from(ROLES), sure=st.integers(0, 9))
+    def cancel_role(self, run, role, sure):
+        if sure == 0 and self.ledger.run(run).state not in CLOSED:
+            self.ledger.cancel_role(run, role, "by its operator")
+
+    @rule(run=st.sampled_from(RUNS), node=st.sampled_from(NODES))
+    def retry(self, run, node):
+        before = {n.id: n.state for n in self.ledger.nodes(run).values()}
+        if self.ledger.retry(run, node).head[0] == "again":
+            after = {n.id: n.state for n in self.ledger.nodes(run).values()}
+            assert after[node] in (NodeState.READY, NodeState.PENDING)
+            changed = {n for n in after if after[n] != before[n]} - {node, INTEGRATE}
+            assert {before[n] for n in changed} <= {NodeState.SKIPPED, NodeState.CANCELLED}
+
+    @rule()
+    def nothing_is_to_be_healed(self):
+        assert self.ledger.heal()[0] == ()
 
     @rule(run=st.sampled_from(RUNS), sure=st.integers(0, 9))
     def cancel(self, run, sure):
@@ -173,6 +228,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """However it came here, running what is ready ends both runs: no wake-up was lost."""
         runs = [r for r in RUNS if self.client.exists(keys.run(r))]
         self.ledger.set_capacity(dict.fromkeys(QUEUES, 1))
+        for name in self.ledger.pauses():
+            self.ledger.unpause(name)
         for run in runs:
             self.ledger.control(run, "continue")
             self.ledger.close(run, RunState.LANDED)
@@ -181,6 +238,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(80):
             self.ledger.due()
             for run in runs:
+                self.let_go_on_what_was_kept_apart(run)
                 for node in self.ledger.ready(run):
                     taken = self.ledger.claim(run, node, worker="w", ttl_ms=60_000)
                     if taken.granted:
@@ -191,6 +249,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 return
         left = [n for run in runs for n in self.ledger.nodes(run).values() if n.state not in TERMINAL]
         raise AssertionError([(n.id, n.state, n.reason) for n in left])
+
+    def let_go_on_what_was_kept_apart(self, run):
+        """What waits for a suspect of another run is woken by the leader, not by that one's end."""
+        reasons = [n.reason for n in self.ledger.nodes(run).values() if n.state is NodeState.PARKED]
+        if any(reason.startswith("isolation: ") for reason in reasons):
+            self.ledger.recheck(run)
 
     def end(self, run, node, fence):
         self.ledger.settle(run, node, fence, NodeState.SUCCEEDED)

@@ -86,3 +86,56 @@ def test_nobody_waits_long_for_one_that_does_not_come(ledger: Ledger) -> None:
 def test_equals_go_as_they_come(ledger: Ledger) -> None:
     open_run(ledger, {"a": [], "b": [], "c": []}, max_concurrent=1)
     assert claim(ledger, "c").granted
+
+
+def test_what_has_just_become_ready_goes_before_what_waits_and_matters_less(ledger: Ledger) -> None:
+    # In order: child before late, though late has waited and the message of child is not there yet.
+    open_run(ledger, {"first": [], "child": ["first"], "late": []}, max_concurrent=1)
+    first = claim(ledger, "first")
+    assert claim(ledger, "late").verdict == "parked"
+    assert end(ledger, "first", first) == ()
+    assert claim(ledger, "late").verdict == "refused"
+    taken = claim(ledger, "child")
+    assert taken.granted
+    assert end(ledger, "child", taken) == ("late",)
+
+
+def test_what_waits_and_matters_more_is_woken(ledger: Ledger) -> None:
+    open_run(ledger, {"first": [], "early": [], "child": ["first"]}, max_concurrent=1)
+    first = claim(ledger, "first")
+    assert claim(ledger, "early").verdict == "parked"
+    assert end(ledger, "first", first) == ("early",)
+    assert claim(ledger, "child").reason == "run limit: 1 at a time"
+
+
+def test_only_as_many_are_given_room_as_there_is(ledger: Ledger) -> None:
+    parents = {"first": [], "c1": ["first"], "c2": ["first"], "c3": ["first"], "late": [], "other": []}
+    open_run(ledger, parents, max_concurrent=2)
+    first = claim(ledger, "first")
+    assert claim(ledger, "other").granted
+    assert claim(ledger, "late").verdict == "parked"
+    assert end(ledger, "first", first) == ()
+    assert claim(ledger, "c3").verdict == "parked"
+    assert claim(ledger, "c2").verdict == "parked"
+    assert claim(ledger, "c1").granted
+
+
+def test_the_fleet_gives_its_room_to_the_more_important_one_too(ledger: Ledger) -> None:
+    ledger.set_capacity({"worker": 1})
+    open_run(ledger, {"first": [], "child": ["first"], "late": []})
+    first = claim(ledger, "first")
+    assert claim(ledger, "late").verdict == "parked"
+    assert end(ledger, "first", first) == ()
+    taken = claim(ledger, "child")
+    assert taken.granted
+    assert end(ledger, "child", taken) == ("late",)
+
+
+def test_one_that_waits_for_a_lock_is_given_no_room(ledger: Ledger) -> None:
+    parents = {"first": [], "holder": [], "child": ["first"], "late": []}
+    open_run(ledger, parents, locks={"holder": ["src"], "child": ["src"]}, max_concurrent=2)
+    first, holder = claim(ledger, "first"), claim(ledger, "holder")
+    assert holder.granted
+    assert claim(ledger, "late").verdict == "parked"
+    assert end(ledger, "first", first) == ("late",)
+    assert claim(ledger, "child").verdict == "parked"

@@ -55,6 +55,7 @@ def test_a_resumed_run_has_its_whole_timeout_again(leading, redis_client):
     redis_client.hset(keys.run(RUN), mapping={"opened_ms": 1, "since_ms": 1})
     reconciler.scan()
     assert ledger.run(RUN).state is RunState.CANCELLING
+    end(ledger, INTEGRATE, NodeState.FAILED)
     ledger.close(RUN, RunState.FAILED)
     ledger.reopen(RUN)
     reconciler.scan()

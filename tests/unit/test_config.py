@@ -229,4 +229,7 @@ def test_as_dict_is_plain(home):
     assert json.loads(json.dumps(load(None, home).as_dict()))["runners"]["noop"] == {
         "type": "noop",
         "seconds": 0.0,
+        "calls": 1,
+        "usd": 0.0,
+        "tokens": 0,
     }

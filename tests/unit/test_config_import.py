@@ -44,6 +44,15 @@ TAKEN: dict[str, dict[str, tuple[str, Any]]] = {
         "worker.max_memory_mb": ("worker.max_memory_mb", 256 * 32),
         "worker.max_cpu_percent": ("worker.host_cpu_percent", 70),
         "worker.concurrency": ("worker.slots", 8),
+        "orchestrator.failure_threshold": ("breaker.role", 6),
+        "rate_limits.rpm": ("rate_limits.providers.agno.rpm", 100),
+        "rate_limits.tpm": ("rate_limits.providers.agno.tpm", 200_000),
+        "rate_limits.concurrency": ("rate_limits.providers.agno.concurrency", 12),
+        "rate_limits.capacity": ("rate_limits.providers.agno.capacity", 9),
+        "rate_limits.refillRate": ("rate_limits.providers.agno.refill_rate", 1.5),
+        "budgets.default_tokens": ("budget.node.tokens", 9000),
+        "budgets.daily_usd": ("budget.day.usd", 20),
+        "budgets.per_task_type.backend": ("budget.roles.backend.tokens", 4000),
         "task_types.frontend.max_concurrent": ("limits.roles.frontend", 12),
         "task_types.frontend.priority": ("roles.frontend.priority", "high"),
         "task_types.qa.model": ("roles.tester.model", "small-model"),
@@ -73,6 +82,7 @@ TAKEN: dict[str, dict[str, tuple[str, Any]]] = {
             "runners.own.command", ("sh", "-c", 'our-agent < "$1"', "sh", "{prompt_file}"),
         ),
         "execution.maxConcurrentAgents": ("slots", 6),
+        "router.providerCooldownMs": ("breaker.cool_down", 1.0),
     },
     "parallel-agents-config.json": {
         "maxParallelAgents": ("slots", 7),
@@ -102,6 +112,11 @@ TAKEN: dict[str, dict[str, tuple[str, Any]]] = {
         ),
         "resourceManagement.cpu.maxCpuPercent": ("worker.host_cpu_percent", 75),
         "resourceManagement.memory.maxMemoryMB": ("worker.max_memory_mb", 2048),
+        "resourceManagement.api.maxConcurrentRequests": ("rate_limits.providers.openai.concurrency", 6),
+        "resourceManagement.api.requestsPerMinute": ("rate_limits.providers.openai.rpm", 120),
+        "resourceManagement.api.tokensPerMinute": ("rate_limits.providers.openai.tpm", 90_000),
+        "resourceManagement.api.rateLimit.capacity": ("rate_limits.providers.openai.capacity", 10),
+        "resourceManagement.api.rateLimit.refillRate": ("rate_limits.providers.openai.refill_rate", 2.5),
     },
     "distributed.json": {
         "distributed.enabled": ("redis.url", None),
@@ -122,6 +137,8 @@ UNFIT = {
     ("automatosx.config.json", "providers.gemini-cli.command"): "switched off",
     ("parallel-agents-config.json", "agents.1.name"): "stands for the role games already",
     ("distributed.json", "distributed.celery_broker"): "redis_url is taken",
+    ("config.yaml", "rate_limits.max_requests"): "rpm says it",
+    ("config.yaml", "rate_limits.window_seconds"): "rpm says it",
 }
 ENVIRON = {"REDIS_PASSWORD": "hunter2", "SWARM_PASSWORD": "hunter3"}
 
@@ -228,6 +245,11 @@ def imported_text(tmp_path: Path, document: dict[str, Any]) -> Imported:
             {"orchestrator": {"max_workers": 4}, "worker": {"max_memory_mb": 100}},
             "worker.max_memory_mb", 400,
         ),
+        (
+            {"agno": {"model": "m"}, "rate_limits": {"max_requests": 90, "window_seconds": 30}},
+            "rate_limits.providers.agno.rpm", 180,
+        ),
+        ({"task_types": {}, "rate_limits": {"max_requests": 90}}, "rate_limits.providers.openai.rpm", 90),
         ({"agno": {"provider": "ollama"}}, "runners.agno.base_url", "http://localhost:11434/v1"),
         ({"task_types": {"docs": {"priority": "low"}}}, "roles.docs.priority", "low"),
         ({"task_types": {"docs": {"priority": 11}}}, "roles.docs.priority", "low"),
@@ -262,6 +284,10 @@ def test_other_spellings(tmp_path: Path, document: dict[str, Any], key: str, val
         ({"distributed": {"enabled": True}}, "distributed.enabled", "no address"),
         ({"distributed": {"backend": "rabbitmq"}}, "distributed.backend", "Celery on Redis"),
         ({"orchestrator": {"sharks": 3}}, "orchestrator.sharks", "not a key of such a file"),
+        (
+            {"task_types": {}, "rate_limits": {"max_requests": "${N:-3}", "window_seconds": 30}},
+            "rate_limits.max_requests", "from the environment",
+        ),
         ({"providers": {"a": {"enabled": True}}}, "providers.a.enabled", "has no command"),
     ],
 )  # fmt: skip

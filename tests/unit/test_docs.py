@@ -70,7 +70,8 @@ def test_the_journey_knows_every_state() -> None:
 def test_the_journey_knows_every_event_that_is_written() -> None:
     written = {f"run.{state}" for state in ("open", "draining", "cancelling")}
     for source in [*PACKAGE.rglob("*.lua"), *PACKAGE.rglob("*.py")]:
-        written |= set(re.findall(r"['\"]((?:run|node)\.[a-z]+)['\"]", source.read_text("utf-8")))
+        kinds = r"['\"]((?:run|node)\.[a-z]+|breaker\.(?:opened|trial|closed))['\"]"
+        written |= set(re.findall(kinds, source.read_text("utf-8")))
     assert set(first_column("Events")) == written
 
 

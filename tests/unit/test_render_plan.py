@@ -73,7 +73,10 @@ def test_unordered_nodes_that_write_the_same_are_named() -> None:
         Config(),
     )
     # `after` and `all` write the same too, but are ordered.
-    assert planning.overlaps(made) == [("all", "one", "src/a/x.py"), ("one", "after", "src/a/x.py")]
+    assert planning.overlaps(made) == [
+        render_plan.Overlap("all", "one", "src/a/x.py"),
+        render_plan.Overlap("one", "after", "src/a/x.py"),
+    ]
 
 
 def test_mermaid_does_not_use_ids_as_names() -> None:
@@ -96,7 +99,7 @@ def test_dot_holds_every_node_and_reduced_edge() -> None:
 
 def test_many_overlaps_are_counted_not_listed() -> None:
     base = view({"a": []})
-    many = tuple((f"a{i}", f"b{i}", "x") for i in range(render_plan.OVERLAPS_SHOWN + 5))
+    many = tuple(render_plan.Overlap(f"a{i}", f"b{i}", "x") for i in range(render_plan.OVERLAPS_SHOWN + 5))
     shown = render_plan.text(render_plan.PlanView(**{**_fields(base), "overlaps": many}))
     assert "  … and 5 more" in shown
 

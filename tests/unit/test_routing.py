@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentflow.canvas.opening import exclusive_paths, node_specs
+from agentflow.canvas.opening import exclusive_locks, node_specs
 from agentflow.canvas.plan import Plan, PlanNode
 from agentflow.canvas.routing import SYSTEM_QUEUE, decide_queue, feature_queue, queue_of
 
@@ -54,4 +54,4 @@ def test_the_ledger_knows_the_queue_of_every_node():
 )
 def test_an_exclusive_run_locks_all_that_its_nodes_may_write(nodes, paths):
     made = tuple(PlanNode(id=f"n{i}", role="tester", **node) for i, node in enumerate(nodes))
-    assert exclusive_paths(Plan(feature="f", nodes=made)) == paths
+    assert [lock.path for lock in exclusive_locks(Plan(feature="f", nodes=made))] == sorted(paths)

@@ -102,7 +102,7 @@ def test_defaults():
 def test_all_problems_at_once_in_the_order_of_the_file():
     found = problems(
         "feature: f\npolcy: {}\ntasks:\n- id: A!\n  role: wizard\n  needs: [b]\n  retries: two\n"
-        "- id: b\n  role: docs\n  promt: x\n  prompt: x\n  budget: 3\n  artifacts: [../x]\n"
+        "- id: b\n  role: docs\n  promt: x\n  prompt: x\n  budget: much\n  artifacts: [../x]\n"
     )
     assert [p.split(": ")[0] + " " + p.split(": ")[1] for p in found] == [
         "f.yaml:2:1 AF-SPEC-010",
@@ -111,7 +111,7 @@ def test_all_problems_at_once_in_the_order_of_the_file():
         "f.yaml:5:9 AF-SPEC-020",
         "f.yaml:7:12 AF-SPEC-012",
         "f.yaml:10:3 AF-SPEC-010",
-        "f.yaml:12:11 AF-SPEC-090",
+        "f.yaml:12:11 AF-SPEC-012",
         "f.yaml:13:15 AF-SPEC-030",
     ]
     assert "did you mean 'policy'?" in found[0]
@@ -136,7 +136,10 @@ def test_all_problems_at_once_in_the_order_of_the_file():
         ("runner: {type: openai, modl: y}", "7:26: AF-SPEC-010: unknown key 'modl'\n    fix: did you mean"),
         ("output: effect", "7:11: AF-SPEC-090: 'effect' is not built yet"),
         ("output: chnage", "7:11: AF-SPEC-013: expected 'change' or 'report' (got 'chnage')\n    fix: did"),
-        ("complexity: high", "7:15: AF-SPEC-090: this field is not built yet"),
+        ("complexity: huge", "7:15: AF-SPEC-013: expected 'low', 'medium' or 'high' (got 'huge')"),
+        ("budget: -1", "7:11: AF-SPEC-013: input should be greater than or equal to 0 (got -1)"),
+        ("budget: {tokens: 1.5}", "7:20: AF-SPEC-012: expected a whole number (got 1.5)"),
+        ("budget: {dollars: 5}", "7:12: AF-SPEC-010: unknown key 'dollars'"),
         ("for_each: 1", "7:13: AF-SPEC-012: expected a list (got 1)"),
         ("for_each: []", "7:13: AF-SPEC-013: the list is empty"),
         ("for_each: {things: [a]}", "7:13: AF-SPEC-060: for_each takes a list, or a mapping with items:"),
@@ -145,7 +148,6 @@ def test_all_problems_at_once_in_the_order_of_the_file():
         ("shards: 0", "7:11: AF-SPEC-013: input should be greater than or equal to 1 (got 0)"),
         ("shards: many", "7:11: AF-SPEC-012: expected a whole number (got 'many')"),
         ("queue: agentflow.system", "7:10: AF-SPEC-014: queues that begin with agentflow."),
-        ("artifacts: [{path: x, mode: append}]", "7:15: AF-SPEC-090: mode append is not built yet"),
         ("artifacts: [{path: x, mode: wriet}]", "7:15: AF-SPEC-013: 'wriet' is not a mode"),
         ("artifacts: [{pat: x}]", "7:15: AF-SPEC-010: unknown key 'pat'"),
         ("artifacts: src/**", "7:14: AF-SPEC-012: expected a list"),
@@ -197,12 +199,12 @@ def test_one_wrong_line_is_one_problem_at_its_place(line, said):
         ("setup: {key: [x]}", "AF-SPEC-011: the key 'commands' is missing"),
         ("setup: {commands: []}", "AF-SPEC-013: the list is empty"),
         ("setup: {commands: [x], keep: ['node_modules/*']}", "AF-SPEC-030: expected one path"),
-        ("policy: {on_failure: rollback}", "AF-SPEC-090: 'rollback' is not built yet"),
+        ("policy: {on_failure: undo}", "AF-SPEC-013: expected 'continue', 'stop' or 'rollback' (got 'undo')"),
         ("policy: {max_concurrent: 0}", "AF-SPEC-013"),
         ("strategy: fast", "AF-SPEC-013: expected 'concurrent', 'pipeline' or 'hybrid' (got 'fast')"),
         ("strategy: hybrid", "AF-SPEC-063: a hybrid needs rules"),
         ("stages: []", "AF-SPEC-013: the list is empty"),
-        ("budget: {usd: 5}", "AF-SPEC-090"),
+        ("hooks: {land: [x]}", "AF-SPEC-090"),
         ("validation: [x]", "AF-SPEC-010: unknown key 'validation'"),
         ("name: g", "AF-SPEC-016: 'name' says the same as 'feature'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentflow.config.foreign import conversions as to
+from agentflow.config.foreign.rates import OWN_CALLS
 from agentflow.config.foreign.rules import Draft, Kind, Rule, Steps, Unfit, in_spec, later, no
 from agentflow.fields import slug
 
@@ -26,6 +27,7 @@ RULES = (
     Rule("providers.*.enabled", _enabled),
     Rule("providers.*.timeout", to.agent_timeout),
     Rule("providers.*.priority", to.agent_priority),
+    no("providers.*.rateLimit.**", OWN_CALLS),
     no("providers.*.model", "write it into the runner's command"),
     no("providers.*.healthCheck.**", "an agent that is not there fails its first attempt with its name"),
     in_spec("execution.defaultTimeout", "policy: {timeout: 25m}"),
@@ -43,13 +45,14 @@ RULES = (
     no("abilities.**", "roles.*.instructions tell a role what it needs to know"),
     no("workspace.**", "workspaces are clones below data_dir; `agentflow gc` removes them"),
     later("logging.**", "logging"),
-    later("performance.rateLimit.**", "rate_limits"),
+    no("performance.rateLimit.**", OWN_CALLS),
     later("performance.responseCache.**", "cache"),
     no("performance.**", "nothing of theirs is there to be cached"),
     no("advanced.security.**", "artifacts of a task say what it may write"),
     no("advanced.**", "for parts of theirs that are not here"),
     no("integration.**", "there is no editor extension"),
     no("cli.**", "options of their commands"),
+    Rule("router.providerCooldownMs", to.to_number("breaker.cool_down", per=1000)),
     later("router.**", "falling back from one runner to another"),
     no("version", "a version of their own"),
     no("$schema", "their schema; ours is printed by `agentflow config schema`"),

@@ -198,6 +198,15 @@ def role_limit(draft: Draft, steps: Steps, value: Any) -> str:
     return draft.set(("limits", "roles", name), found)
 
 
+def role_tokens(draft: Draft, steps: Steps, value: Any) -> str:
+    """Tokens that a role may spend, of one run here."""
+    name = role_of(steps[0])
+    found = number(value, whole=True, least=1)
+    if name not in builtin_roles():
+        draft.values.setdefault(("roles", name), {})
+    return draft.set(("budget", "roles", name, "tokens"), found) + "; of each run"
+
+
 def role_priority(draft: Draft, steps: Steps, value: Any) -> str:
     """`high`, or a number of which 1 is the most urgent."""
     word = value.lower() if isinstance(value, str) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentflow.config.foreign import conversions as to
+from agentflow.config.foreign import rates
 from agentflow.config.foreign.rules import Draft, Kind, Rule, Steps, Unfit, in_spec, later, no
 
 _LEASE = "a worker shows that it lives by a lease, renewed each second"
@@ -55,7 +56,7 @@ RULES = (
     in_spec("orchestrator.task_timeout", "policy: {timeout: 5m}"),
     in_spec("orchestrator.retry_limit", "policy: {retries: 3}"),
     in_spec("orchestrator.retry_delay", "policy: {retry_delay: 10s}"),
-    later("orchestrator.failure_threshold", "pausing what fails again and again"),
+    Rule("orchestrator.failure_threshold", to.to_number("breaker.role", whole=True, least=1)),
     no("orchestrator.replacement_delay", "a dead worker is replaced at once, then more slowly"),
     Rule("redis.url", to.redis_url),
     Rule("redis.host", to.redis_part("host")),
@@ -93,8 +94,18 @@ RULES = (
     Rule("worker.concurrency", to.to_slots("worker.slots", "")),
     no("worker.heartbeat_interval", _LEASE),
     no("worker.crash_restart_delay", "a dead worker is replaced at once, then more slowly"),
-    later("budgets.**", "budget"),
-    later("rate_limits.**", "rate_limits"),
+    Rule("budgets.daily_usd", to.to_number("budget.day.usd")),
+    Rule("budgets.default_tokens", to.to_number("budget.node.tokens", whole=True, remark="of each node")),
+    Rule("budgets.per_task_type.*", to.role_tokens),
+    no("budgets.**", "agentflow has budgets of the day, the run, a role and a node"),
+    Rule("rate_limits.rpm", rates.provider_limit("rpm")),
+    Rule("rate_limits.tpm", rates.provider_limit("tpm")),
+    Rule("rate_limits.concurrency", rates.provider_limit("concurrency")),
+    Rule("rate_limits.capacity", rates.provider_limit("capacity")),
+    Rule("rate_limits.refillRate", rates.provider_limit("refill_rate")),
+    Rule("rate_limits.max_requests", rates.in_window),
+    Rule("rate_limits.window_seconds", rates.in_window),
+    no("rate_limits.**", "agentflow counts calls and tokens a minute and calls at once"),
     no("mcp.server.**", _MCP),
     no("mcp.tools.**", "the tools are built in, under the same names"),
     no("task_types.*.tools", "these are tools of their own; roles.*.tools chooses among agentflow's"),
@@ -118,7 +129,7 @@ RULES = (
     later("security.sandbox_root", "sandbox"),
     later("security.redact_patterns", "security"),
     no("security.allow_env", "runners.*.pass_env lists what a command-line agent may see"),
-    later("security.rate_limit.**", "rate_limits"),
+    no("security.rate_limit.**", "for their own API: there is none here"),
     later("SANDBOX_MODE", "sandbox"),
     no("development.mock_llm", "a scripted model is a runner: see `agentflow demo`"),
     no("development.**", "for developing their system"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentflow.config.foreign import conversions as to
+from agentflow.config.foreign import rates
 from agentflow.config.foreign.rules import Convert, Draft, Kind, Rule, Steps, Unfit, in_spec, later, no
 from agentflow.fields import slug
 
@@ -99,11 +100,18 @@ RULES = (
     later("resourceManagement.cpu.perAgentLimit", "sandbox"),
     Rule("resourceManagement.memory.maxMemoryMB", to.to_slots("worker.max_memory_mb", "")),
     later("resourceManagement.memory.perAgentLimitMB", "sandbox"),
-    later("resourceManagement.api.**", "rate_limits"),
+    Rule("resourceManagement.api.maxConcurrentRequests", rates.provider_limit("concurrency")),
+    Rule("resourceManagement.api.requestsPerMinute", rates.provider_limit("rpm")),
+    Rule("resourceManagement.api.tokensPerMinute", rates.provider_limit("tpm")),
+    Rule("resourceManagement.api.rateLimit.capacity", rates.provider_limit("capacity")),
+    Rule("resourceManagement.api.rateLimit.refillRate", rates.provider_limit("refill_rate")),
+    no("resourceManagement.api.perAgentLimit", "an agent makes one call at a time"),
+    no("resourceManagement.api.**", "agentflow counts calls and tokens a minute and calls at once"),
     no("retryPolicy.enabled", "retries: 0 in a spec switches them off"),
     in_spec("retryPolicy.**", _SPEC_RETRY),
     no("conflictResolution.**", _LOCKS),
-    later("costOptimization.**", "budget"),
+    no("costOptimization.budgetAware", "budgets are always kept; budget.run.usd sets one"),
+    no("costOptimization.**", "agentflow keeps budgets (budget.run.usd) and does not choose models by price"),
     later("monitoring.**", "monitoring"),
     later("notifications.**", "notify"),
     later("logging.**", "logging"),

@@ -15,7 +15,7 @@ from agentflow.config.loading import check_text
 #: The order of the sections in the file; others follow.
 _ORDER = (
     "project", "redis", "slots", "idle_minutes", "default_runner", "runners", "roles", "worker", "fleet",
-    "limits", "routing",
+    "limits", "rate_limits", "breaker", "routing",
 )  # fmt: skip
 _WIDTH = 100
 _WIDE = 10**6

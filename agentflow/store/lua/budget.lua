@@ -1,11 +1,165 @@
 -- Budgets and complexity classes, shared by every script (loaded after pauses.lua).
+-- Amounts are whole numbers, so that sums are exact: tokens, and billionths of a US dollar (`usd`).
+-- A run's `budget` holds by scope (`run`, `role:<role>`, `node:<node>`) and unit `limit:..`, `spent:..` and
+-- `held:..` (reserved by calls under way); `hold:<node>|<fence>|<id>` -> one of those, `late:..` -> one whose
+-- attempt ended before its bill came: usd, tokens, day, role, whether it counts without a bill.
+-- A project has its limits of a day in `budget` and each day's figures in `spent:<day>`.
+-- `guards` of a run: `b` when a budget may hold it back, `c` when it has complexity classes, `s`
+-- when it has nodes that run alone (isolation.lua).
+local DAY_S, DAYS_KEPT = 86400, 40
+local TODAY = string.format('%.0f', math.floor(T[1] / DAY_S))
+-- Share of a budget from which on only the most important work starts.
+local NEAR = 0.8
+local UNITS = {'usd', 'tokens'}
 
--- Why the node's budget (its own, its role's, its run's or the day's) does not let it start, '' when it does.
+-- Read once a script and run.
+local guards = {}
+local function guarded(what)
+  if not guards[RUN_ID] then guards[RUN_ID] = redis.call('HGET', RUN, 'guards') or '' end
+  return string.find(guards[RUN_ID], what, 1, true) ~= nil
+end
+
+-- The budgets that a node spends from, narrowest first; `called` as people call them.
+local projects = {}
+local function purses(node, role, day)
+  local own = part('budget')
+  if not projects[RUN_ID] then projects[RUN_ID] = project_key('') end
+  local project = projects[RUN_ID]
+  return {
+    {called = 'node', scope = 'node:' .. node, key = own, limits = own},
+    {called = 'role ' .. role, scope = 'role:' .. role, key = own, limits = own},
+    {called = 'run', scope = 'run', key = own, limits = own},
+    {called = 'day', scope = 'day', key = project .. 'spent:' .. day, limits = project .. 'budget'},
+  }
+end
+
+-- What a purse has of a unit: limit (nil: none), spent, held. Read once until something is added: a thousand
+-- parked nodes ask for the same.
+local read = {}
+local function figures(purse, unit)
+  local tail = purse.scope .. ':' .. unit
+  local name = purse.key .. ' ' .. tail
+  if not read[name] then
+    local limit = tonumber(redis.call('HGET', purse.limits, 'limit:' .. tail) or nil)
+    local f = limit and redis.call('HMGET', purse.key, 'spent:' .. tail, 'held:' .. tail) or {}
+    read[name] = {limit, tonumber(f[1] or 0), tonumber(f[2] or 0)}
+  end
+  return read[name][1], read[name][2], read[name][3]
+end
+
+local function told(n, unit)
+  if unit == 'tokens' then return string.format('%.0f tokens', n) end
+  return string.format(n > 0 and n < 1e8 and '$%.4f' or '$%.2f', n / 1e9)
+end
+
+-- Why a purse has no room for `want` more (by unit), and whether what is spent alone is the cause; nil when it has.
+local function lacks(purse, want)
+  for _, unit in ipairs(UNITS) do
+    local limit, spent, held = figures(purse, unit)
+    if limit and spent + held + want[unit] > limit then
+      local text = 'budget: ' .. purse.called .. ': ' .. told(spent, unit) .. ' of ' .. told(limit, unit) .. ' spent'
+      if held > 0 then text = text .. ', ' .. told(held, unit) .. ' reserved' end
+      if want[unit] > 1 then text = text .. ', ' .. told(want[unit], unit) .. ' more wanted' end
+      return text, spent + want[unit] > limit
+    end
+  end
+  return nil
+end
+
+-- Add to a figure (`spent`, `held`) of every purse.
+local function add(where, figure, amount)
+  read = {}
+  for _, purse in ipairs(where) do
+    for _, unit in ipairs(UNITS) do
+      if amount[unit] ~= 0 then
+        redis.call('HINCRBY', purse.key, figure .. ':' .. purse.scope .. ':' .. unit, amount[unit])
+        if purse.called == 'day' then redis.call('EXPIRE', purse.key, DAYS_KEPT * DAY_S) end
+      end
+    end
+  end
+end
+
+local function minus(amount) return {usd = -amount.usd, tokens = -amount.tokens} end
+local function record_of(amount, day, role, counts)
+  return string.format('%.0f %.0f %s %s %s', amount.usd, amount.tokens, day, counts, role)
+end
+local function amount_of(record)
+  local usd, tokens, day, counts, role = string.match(record, '^(%-?%d+) (%-?%d+) (%d+) (%d) (.*)$')
+  return {usd = tonumber(usd), tokens = tonumber(tokens)}, day, role, counts
+end
+
+-- The attempt has ended and these of its calls have no bill yet: what they reserved is free again. A call to a
+-- model counts with its estimate until its bill comes; whoever lost the node can still bring it, once (charge.lua).
+local day_freed = false
+local function free_holds(node, fence, ids)
+  for id in string.gmatch(ids, '%S+') do
+    local name = node .. '|' .. fence .. '|' .. id
+    local record = redis.call('HGET', part('budget'), 'hold:' .. name)
+    if record then
+      local amount, day, role, counts = amount_of(record)
+      redis.call('HDEL', part('budget'), 'hold:' .. name)
+      redis.call('HSET', part('budget'), 'late:' .. name, record)
+      local where = purses(node, role, day)
+      add(where, 'held', minus(amount))
+      if counts == '1' then add(where, 'spent', amount) end
+      day_freed = true
+    end
+  end
+  redis.call('HDEL', nkey(node), 'holds')
+end
+
+-- Whether something of this run besides `node` is at work or about to be, and more important work is unfinished.
+local function comes_after(node, urgency, woken)
+  local r = redis.call('HMGET', RUN, 'mixed', 'in_flight')
+  if r[1] ~= '1' or not urgency then return false end
+  local moves = tonumber(r[2] or 0) - tonumber(woken or 0) > 0
+  for _, other in ipairs(redis.call('ZRANGE', part('ready'), 0, 1)) do moves = moves or other ~= node end
+  if not moves then return false end
+  for _, other in ipairs(redis.call('SMEMBERS', part('open'))) do
+    local theirs = tonumber(redis.call('HGET', nkey(other), 'urgency') or nil)
+    if theirs and theirs < urgency then return true end
+  end
+  return false
+end
+
+-- Runs of which a budget held something back in this script: 'spent', or 'held' when calls under way are the
+-- cause for one of its nodes at least.
+local starved = {}
+
+-- Why the node's budget (its role's, its run's or the day's) does not let it start, '' when it does. Its own is
+-- asked at each call. `need`: what the last call that was refused to it wanted.
 local function over_budget(node, role)
+  if not guarded('b') then return '' end
+  local n = redis.call('HMGET', nkey(node), 'need', 'urgency', 'woken')
+  local usd, tokens = string.match(n[1] or '', '^(%d+) (%d+)$')
+  local want = {usd = tonumber(usd or 1), tokens = tonumber(tokens or 1)}
+  local near = nil
+  for i, purse in ipairs(purses(node, role, TODAY)) do
+    local why, is_spent = nil, false
+    if i > 1 then why, is_spent = lacks(purse, want) end
+    if why then
+      if purse.called == 'day' then redis.call('ZADD', 'af:short', (TODAY + 1) * DAY_S * 1000, RUN_ID) end
+      starved[RUN_ID] = is_spent and starved[RUN_ID] or is_spent and 'spent' or 'held'
+      return why
+    end
+    for _, unit in ipairs(i > 2 and UNITS or {}) do
+      local limit, spent, held = figures(purse, unit)
+      if limit and spent + held >= NEAR * limit then near = near or purse.called end
+    end
+  end
+  if near and comes_after(node, tonumber(n[2] or nil), n[3]) then
+    starved[RUN_ID] = starved[RUN_ID] or 'spent'
+    return 'budget: ' .. near .. ': less than a fifth is left, more important work goes first'
+  end
   return ''
 end
 
 -- Why the run has no room for one more node of this complexity, '' when it has.
 local function class_full(node)
-  return ''
+  if not guarded('c') then return '' end
+  local n = redis.call('HMGET', nkey(node), 'complexity', 'woken')
+  if (n[1] or '') == '' then return '' end
+  local most = tonumber(redis.call('HGET', RUN, 'most:' .. n[1]) or 0)
+  local used = tonumber(redis.call('HGET', part('classes'), n[1]) or 0) - tonumber(n[2] or 0)
+  return most > 0 and used >= most and 'class: ' .. most .. ' of complexity ' .. n[1] .. ' at a time' or ''
 end

@@ -17,10 +17,10 @@ end
 for _, run in ipairs(stuck and #ARGV > 1 and redis.call('SMEMBERS', 'af:open') or {}) do
   turn_to(run)
   for _, node in ipairs(redis.call('ZRANGE', part('ready'), 0, -1)) do
-    local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'woken')
+    local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'woken', 'complexity')
     local queue = queue_of(n[2], n[1])
     if n[3] == '1' and is_unserved(queue) then
-      enter(n[1], queue, -1)
+      enter(n[1], queue, -1, n[4])
       park(node, 'fleet: no worker consumes the queue ' .. queue, true)
     end
   end

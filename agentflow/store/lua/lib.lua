@@ -4,10 +4,10 @@ local RUN_ID = ARGV[1]
 local RUN = 'af:run:' .. RUN_ID
 local function part(name) return RUN .. ':' .. name end
 -- Everything that a run has besides its hash and its nodes (the same list as in keys.py).
-local PARTS = {'plan', 'open', 'ready', 'parked', 'waiting', 'waits', 'lockwait', 'locks', 'writers', 'roles',
-  'settled', 'texts', 'events'}
+local PARTS = {'plan', 'open', 'ready', 'parked', 'waiting', 'waits', 'lockwait', 'wanted', 'locks', 'writers', 'roles',
+  'settled', 'texts', 'events', 'budget', 'classes'}
 local function nkey(node) return RUN .. ':node:' .. node end
-local T = redis.call('TIME')
+local T = clock()
 local NOW = T[1] * 1000 + math.floor(T[2] / 1000)
 -- What a script hands back to be sent or to arrive; `others` as run|node.
 local ready, woken, ended, others = {}, {}, {}, {}

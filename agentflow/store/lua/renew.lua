@@ -2,7 +2,7 @@
 -- ARGV: 1 '' (no run), 2 lease ttl (ms), then triples: run, node, fence
 -- returns: pairs of 'run|node|fence' and why, for those that are lost or must end
 local lost = {}
-local now = redis.call('TIME')
+local now = clock()
 local till = now[1] * 1000 + math.floor(now[2] / 1000) + tonumber(ARGV[2])
 for i = 3, #ARGV, 3 do
   local run, node, fence = ARGV[i], ARGV[i + 1], ARGV[i + 2]

@@ -1,9 +1,12 @@
 -- End an attempt without settling the node: it comes back now, after a delay, or when woken.
 -- Used for a red attempt that has retries left, a conflict, an expired lease, a drained worker and
 -- an optimistic settlement that waits for a lock.
+-- What is counted is capped here (I9): whoever asks for one attempt too many has ended the node as failed.
 -- ARGV: 1 run, 2 node, 3 fence, 4 states that it may come from, 5 counter ('failures', 'losses',
---       'conflicts', '' for none), 6 delay (ms; -1: park), 7 reason, 8 facts (JSON object), 9 dynamic edges (lines)
--- returns: 'requeued', state | 'superseded', state; then the answer
+--       'conflicts', 'troubles', '' for none), 6 delay (ms; -1: park), 7 reason, 8 facts (JSON object), 9 dynamic edges (lines),
+--       10 cap of the counter ('': the run's, or the ledger's),
+--       11 further locks that it comes back with (lines), 12 '1': they are artifacts that it was given
+-- returns: 'requeued', state | 'quarantined', 'failed' | 'superseded', state; then the answer
 local node, fence, counter, delay, reason = ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local n = redis.call('HMGET', nkey(node), 'state', 'fence', 'attempt', 'edges', 'tolerant')
 if n[2] ~= fence or not from(n[1] or '', ARGV[4]) then
@@ -13,7 +16,7 @@ end
 leave(node, fence)
 -- The token moves on, so that whatever the old holder still does is refused.
 redis.call('HINCRBY', nkey(node), 'fence', 1)
-if counter ~= '' then redis.call('HINCRBY', nkey(node), counter, 1) end
+local given_up = counter ~= '' and count(node, counter, tonumber(ARGV[10]))
 for field, value in pairs(cjson.decode(ARGV[8])) do redis.call('HSET', nkey(node), field, tostring(value)) end
 if ARGV[9] ~= '' then
   local edges = cjson.decode(n[4] or '[]')
@@ -24,6 +27,11 @@ if ARGV[9] ~= '' then
   end
   redis.call('HSET', nkey(node), 'edges', cjson.encode(edges))
 end
+if ARGV[11] ~= '' then
+  local mine, more = widen(node, lines(ARGV[11]))
+  redis.call('HSET', nkey(node), 'locks', cjson.encode(mine))
+  if ARGV[12] == '1' then note_wider(node, mine, more) end
+end
 local run_state = redis.call('HGET', RUN, 'state')
 local state
 if run_state == 'cancelling' and n[5] ~= '1' then
@@ -33,11 +41,18 @@ elseif redis.call('HGET', RUN, 'stopped') == '1' and n[5] ~= '1' then
   -- `on_failure: stop`: another attempt would be something new.
   state = 'cancelled'
   finish(node, 'cancelled', 'stopped: another node failed; ' .. reason)
+elseif given_up then
+  redis.call('HSET', nkey(node), 'code', given_up[1], 'fix', given_up[2])
+  fail(node, 'quarantined: ' .. given_up[3] .. '; ' .. reason)
+  if n[5] ~= '1' then note_failure(redis.call('HGET', nkey(node), 'role'), node, reason) end
+  wake()
+  return answer({'quarantined', 'failed'})
 elseif run_state ~= 'open' and n[5] ~= '1' then
   state = 'parked'
-  park(node, 'the run is ' .. (run_state or 'gone'))
+  park(node, standing(run_state))
 elseif delay < 0 then
   state = 'parked'
+  redis.call('HSET', nkey(node), 'queued_ms', NOW)
   park(node, reason)
 elseif delay > 0 then
   state = 'delayed'

@@ -17,15 +17,23 @@ local function rank()
   return tonumber(r[1] or 0) * 2 ^ 40 + tonumber(r[2] or 0)
 end
 
--- Count `n` nodes in or out of flight.
-local function enter(role, queue, n)
+-- Whether anything waits for room, in any run; asked once, while it does not change.
+local someone_waits = nil
+local function is_contended()
+  if someone_waits == nil then someone_waits = redis.call('EXISTS', 'af:waiting') == 1 end
+  return someone_waits
+end
+
+-- Count `n` nodes in or out of flight; one that has a complexity counts in its class too.
+local function enter(role, queue, n, complexity)
   redis.call('HINCRBY', RUN, 'in_flight', n)
+  if complexity and complexity ~= '' then redis.call('HINCRBY', part('classes'), complexity, n) end
   redis.call('HINCRBY', part('roles'), role, n)
   tally('fleet', n)
   tally('role:' .. role, n)
   tally('queue:' .. queue, n)
   if n > 0 then redis.call('HSET', RUN, 'turn', redis.call('INCR', 'af:turn')) end
-  for _, class in ipairs(redis.call('HKEYS', part('waits'))) do
+  for _, class in ipairs(is_contended() and redis.call('HKEYS', part('waits')) or {}) do
     redis.call('ZADD', 'af:waiting:' .. class, 'XX', rank(), RUN_ID)
   end
 end
@@ -38,6 +46,7 @@ end
 -- A parked node that waits for room (again): it is woken whenever there is, in any run's turn.
 local function await(node, role, queue)
   local class = role .. '|' .. queue
+  someone_waits = true
   redis.call('HSET', nkey(node), 'wide', 1)
   redis.call('ZREM', part('parked'), node)
   redis.call('ZADD', part('waiting'), redis.call('HGET', nkey(node), 'order') or 0, node)
@@ -48,6 +57,7 @@ end
 
 local function unawait(node, role, queue)
   local class = role .. '|' .. queue
+  someone_waits = nil
   redis.call('HSET', nkey(node), 'wide', 0)
   redis.call('ZREM', part('waiting'), node)
   if redis.call('HINCRBY', part('waits'), class, -1) <= 0 then

@@ -65,18 +65,6 @@ BAD: dict[str, tuple[Any, dict[str, str]]] = {
         {"kind": "error", "message": "the server is overloaded"},
         {"what": "broke off its answer", "why": "the server is overloaded", "fix": "agentflow resume"},
     ),
-    "429 for ever": (
-        {"status": 429, "retry_after": 0, "message": "Rate limit reached"},
-        {
-            "what": "limits our requests (HTTP 429)",
-            "why": "Rate limit reached",
-            "fix": "lower max_concurrent",
-        },
-    ),
-    "429 that asks for too long": (
-        {"status": 429, "retry_after": 3600, "message": "Rate limit reached"},
-        {"what": "limits our requests (HTTP 429)", "why": "it asks to wait 3600 s", "fix": "or wait"},
-    ),
     "401": (
         {"status": 401, "message": "Incorrect API key provided"},
         {
@@ -95,7 +83,7 @@ def test_the_run_fails_in_clear_words_and_can_be_resumed(
     fault, said = BAD[name]
     good, server.script = server.script, with_fault(fault)
     result = project.failed(project.feature(model(server)), **said)
-    tries = 1 if name in ("401", "429 that asks for too long") else 2
+    tries = 1 if name == "401" else 2
     assert len(server.requests) == tries
     assert result["calls"] == tries
     assert project.transcript(result)[0]["ending"]
@@ -123,7 +111,44 @@ def test_a_limit_with_retry_after_is_waited_for(project: Project, server: Script
     assert time.monotonic() - begun > 1.5
     project.check_landed(result)
     assert result["nodes"]["fix"]["attempts"] == 1
-    assert "asking again in 1.5 s (1 of 1)" in project.log(result, "1.log")
+    waited = f"provider: {server.url.split('/')[2]}/scripted asks for a pause"
+    assert waited in project.log(result, "1.log")
+    assert [e.reason for e in project.events(result) if e.kind == "node.throttled"] == [waited]
+
+
+def test_a_limit_that_lasts_gives_the_node_back_and_counts_nothing(
+    project: Project, server: ScriptedServer
+) -> None:
+    server.script = with_fault({"status": 429, "retry_after": 6, "times": 1})
+    result = project.run(project.feature(model(server)), code=Exit.OK)
+    project.check_landed(result)
+    (delayed,) = (e for e in project.events(result) if e.kind == "node.delayed")
+    assert delayed.reason.startswith("provider: ")
+    node = project.house.ledger().node(result["run"], "fix")
+    assert (node.failures, node.losses, node.attempt) == (0, 0, 2)
+    assert len(server.requests) == 3
+
+
+def test_a_limit_in_the_middle_is_waited_for_and_nothing_is_said_twice(
+    project: Project, server: ScriptedServer
+) -> None:
+    first, last = GOOD_TURNS
+    server.script = script(first, {**last, "fault": {"status": 429, "retry_after": 6, "times": 1}})
+    result = project.run(project.feature(model(server)), code=Exit.OK)
+    project.check_landed(result)
+    assert result["nodes"]["fix"]["attempts"] == 1
+    assert len(server.requests) == 3
+    assert not [e for e in project.events(result) if e.kind == "node.delayed"]
+
+
+def test_limits_again_and_again_are_waited_out_without_a_retry(
+    project: Project, server: ScriptedServer
+) -> None:
+    server.script = with_fault({"status": 429, "retry_after": 0, "times": 4})
+    result = project.run(project.feature(model(server, max_retries=0)), code=Exit.OK)
+    project.check_landed(result)
+    assert project.house.ledger().node(result["run"], "fix").failures == 0
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize("fault", ["no_choices", "cut", "drop", "garbage", "error"])

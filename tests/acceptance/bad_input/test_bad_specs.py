@@ -41,7 +41,7 @@ BAD = {
     ),
     "duplicate id": (TASKS + OK + OK, "4:8: AF-SPEC-023: the id is that of task 1 too (got 'a')"),
     "duplicate key": (with_line("prompt: y"), "7:3: AF-SPEC-007: the key 'prompt' stands here twice"),
-    "not built yet": (with_line("complexity: high"), "7:15: AF-SPEC-090: this field is not built yet"),
+    "not built yet": (with_line("output: effect"), "7:11: AF-SPEC-090: 'effect' is not built yet"),
     "need against the stages": (
         TASKS + OK + "- {id: t, role: qa, prompt: x}\n- {id: c, role: api, prompt: x, needs: [a, t]}\n"
         "stages: [{stage: make, agents: [backend, api]}, {stage: try, agents: [qa]}]\n",

@@ -160,7 +160,9 @@ def test_a_worker_of_another_schema_takes_no_work(project: Project, redis_url: s
         log = worker.log.read_text()
         assert "error[AF-INFRA-005]" in log
         assert "Traceback" not in log
-        assert found.ledger.workers() == []
+        (refused,) = found.ledger.workers()
+        assert (refused.state, refused.slots) == ("refused", 0)
+        assert "schema 999" in refused.reason
         project.house.cwd = project.repo
         done = project.house.run(
             "--redis-url", redis_url, "run", project.feature(), "--json", code=Exit.INFRA

@@ -1,9 +1,9 @@
 """The restoring script: stands in for an agent, and puts a module of the release back in its place.
 
-    restore.py ORIGINALS TASK PROMPT_FILE [--wrong-first]
+    restore.py ORIGINALS TASK PROMPT_FILE [--wrong-first] [--disturbed]
 
 With `--wrong-first` it writes wrong bodies until it is told, in its prompt, which of the module's tests
-failed.
+failed. With `--disturbed` an attempt may also have failed for no fault of its own: somebody killed it.
 """
 
 import pathlib
@@ -25,7 +25,7 @@ def main() -> int:
         target.write_text(wrong, "utf-8")
         sys.stdout.write(f"wrote wrong bodies into {target}\n")
         return 0
-    if heading and f"tests/test_{task}.py" not in told:
+    if heading and "--disturbed" not in flags and f"tests/test_{task}.py" not in told:
         sys.stderr.write(f"the prompt does not say which test of {task} failed\n")
         return 1
     target.write_bytes(pathlib.Path(originals, f"{task}.py").read_bytes())

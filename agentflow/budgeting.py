@@ -1,0 +1,77 @@
+"""Budgets as their user sees them: what is set, spent and reserved; changed while everything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentflow.canvas import chords
+from agentflow.canvas.spending import parse_changes
+from agentflow.config import Config
+from agentflow.errors import UsageError
+from agentflow.following import canvas_of, open_ledger, send_others
+from agentflow.store.budgets import DAY, Change, Purse
+from agentflow.workspace import inspect
+
+__all__ = ["BudgetView", "Change", "Purse", "change", "look"]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetView:
+    """The budgets of a run ('' for none) by scope, and that of its project's day.
+
+    `unbilled`: calls whose attempt ended before their bill came; they count with their estimates.
+    """
+
+    run: str
+    project: str
+    purses: dict[str, Purse]
+    day: Purse
+    unbilled: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        purses = {scope: purse.as_dict() for scope, purse in self.purses.items()}
+        return {
+            "run": self.run,
+            "project": self.project,
+            "budgets": purses | {DAY: self.day.as_dict()},
+            "unbilled": self.unbilled,
+        }
+
+
+def look(run_id: str, *, config: Config, repo: Path) -> BudgetView:
+    """The budgets of a run and of its project's day; without a run, those of the repository's day."""
+    ledger = open_ledger(config)
+    if not run_id:
+        project = inspect.project_of(repo)
+        return BudgetView("", project, {}, ledger.day(project))
+    project = ledger.run(run_id).project
+    return BudgetView(run_id, project, ledger.purses(run_id), ledger.day(project), ledger.unbilled(run_id))
+
+
+def change(words: Iterable[str], run_id: str, *, config: Config, repo: Path) -> BudgetView:
+    """Change budgets of a run, and of its project's day (`day.usd=20`); what they held back goes on at once.
+
+    `words` as for `parse_changes`. Raises `UsageError`; then nothing of the run, or of the day, is changed.
+    """
+    changes = parse_changes(words, config)
+    ledger = open_ledger(config)
+    of_day = [found for found in changes if _is_day(found)]
+    of_run = [found for found in changes if not _is_day(found)]
+    if of_run and not run_id:
+        raise UsageError("these budgets are those of a run", fix="name it: `agentflow budget set RUN usd=5`")
+    project = ledger.run(run_id).project if run_id else inspect.project_of(repo)
+    for run, its in ((run_id, of_run), ("", of_day)):
+        if its:
+            answer = ledger.grant(run, project, its)
+            if answer.woken:
+                chords.send(canvas_of(ledger, run, config), answer.woken, woken=True)
+            send_others(ledger, answer, config)
+    return look(run_id, config=config, repo=repo)
+
+
+def _is_day(found: Change) -> bool:
+    return found.field.startswith(f"{DAY}:")

@@ -1,0 +1,127 @@
+"""Going back: the checkpoints of a run, and `rollback` to one of them.
+
+    landed        the target branch goes back to where it was, by compare-and-swap; then as below
+    not landed    what the checkpoint does not hold is undone, in the ledger and among the refs
+
+Afterwards the run is `cancelled`: nothing of it goes on by itself, and `resume` does what was undone again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentflow import checkpoints, undoing
+from agentflow import transport as carrying
+from agentflow.canvas.compile import parse_plan
+from agentflow.canvas.plan import Plan
+from agentflow.checkpoints import Checkpoint
+from agentflow.config import Config
+from agentflow.errors import UsageError
+from agentflow.finishing import left_over
+from agentflow.following import open_ledger, send_others
+from agentflow.homes import home_of
+from agentflow.journal import Journal
+from agentflow.recording import Recorder, stages_of
+from agentflow.states import CLOSED, RunState
+from agentflow.store import verified
+from agentflow.store.ledger import Ledger
+from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord
+from agentflow.workspace import land as landing
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What a rollback came to. `commit` and `tree` are what the run holds now, `ref` names the commit in the
+    repository; `branch` is the target when it was moved, `branch_at` where it is now ('': it is gone).
+    """
+
+    run: str
+    to: str
+    commit: str
+    tree: str
+    ref: str
+    undone: tuple[str, ...]
+    kept: tuple[str, ...]
+    branch: str = ""
+    branch_at: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def list_checkpoints(run_id: str, *, config: Config) -> list[Checkpoint]:
+    """Every checkpoint of a run, in the order of the plan; none for a run without a repository."""
+    ledger = open_ledger(config)
+    run = ledger.run(run_id)
+    if not run.repo:
+        return []
+    plan, nodes = _plan(ledger, run_id), _nodes(ledger, run_id)
+    stages = stages_of(config, plan, run, nodes)
+    return checkpoints.of_run(plan, run, nodes, stages)
+
+
+def roll_back(
+    run_id: str, *, config: Config, repo: Path, to: str = "", keep_successful: bool = False
+) -> RolledBack:
+    """Return to a checkpoint (the state before the run, when none is named), exactly.
+
+    With `keep_successful`, verified commits stay that do not depend on what comes after the checkpoint.
+    Raises `UsageError` for a run that goes on or a name that is none, `ConflictError` when the target has
+    moved since it landed, `RepositoryError` when it is checked out. Nothing is undone then.
+    """
+    ledger = open_ledger(config)
+    run = ledger.run(run_id)
+    if run.state not in CLOSED:
+        raise UsageError(
+            f"run {run_id} cannot be rolled back: it is {run.state}",
+            why="what runs would settle on top of what is undone",
+            fix=f"agentflow cancel {run_id} first",
+            code="AF-ROLLBACK-002",
+        )
+    nodes = _nodes(ledger, run_id)
+    back = checkpoints.going_back(
+        _plan(ledger, run_id), nodes, to or checkpoints.START, keep_successful=keep_successful
+    )
+    home = home_of(run, repo) if run.repo else None
+    branch, branch_at = "", ""
+    if home and run.state is RunState.LANDED and run.branch:
+        branch = run.branch
+        branch_at = landing.take_back(home, commit=run.result, branch=branch, run=run_id)
+    if home:
+        # Before the ledger forgets it: a journal that has more than the ledger would bring it back.
+        Journal(home, run_id).add({"kind": "undone", "nodes": sorted(back.undone)})
+    verified.forget(ledger.client, run.project, [nodes[name].digest for name in back.undone])
+    told = f"rolled back to {back.name} by its user"
+    commit, answer = undoing.undo(ledger, config, run, back, reason=told, state=RunState.CANCELLED)
+    if answer:
+        send_others(ledger, answer, config)
+    kept = tuple(name for name, node in _nodes(ledger, run_id).items() if node.state == "succeeded")
+    tree, ref = _show(ledger, config, run, home, commit) if home else ("", "")
+    if home:
+        Recorder(ledger, config, ledger.run(run_id), repo).write_down()
+    return RolledBack(
+        run_id, back.name, commit, tree, ref, tuple(sorted(back.undone)), kept, branch, branch_at
+    )
+
+
+def _show(ledger: Ledger, config: Config, run: RunRecord, home: Path, commit: str) -> tuple[str, str]:
+    """Leave in the repository the refs of what the run holds still, and one that shows the whole of it."""
+    refs = left_over(ledger, config, _plan(ledger, run.id), run.id) | {"checkpoints/current": commit}
+    depot = carrying.open_depot(config, run)
+    landing.publish(depot.store, home, run.id, refs, base=run.base)
+    undoing.withdraw(home, run, refs)
+    return depot.store.commit(commit).tree, landing.run_ref(run.id, "checkpoints/current")
+
+
+def _plan(ledger: Ledger, run_id: str) -> Plan:
+    return parse_plan(json.dumps(ledger.plan(run_id)))
+
+
+def _nodes(ledger: Ledger, run_id: str) -> dict[str, NodeRecord]:
+    nodes = ledger.nodes(run_id)
+    nodes.pop(INTEGRATE, None)
+    return nodes

@@ -1,0 +1,141 @@
+-- Put right what nothing but a defect (or a hand in Redis) can make wrong: locks, room and reservations of nodes
+-- that do not run, running nodes that nobody watches. In a ledger that is whole it changes nothing.
+-- ARGV: 1 '' (no run), 2 nodes of a run beyond which its nodes are not looked at one by one
+-- returns: how much was put right, what (lines); then the answer (others: what to send)
+local LOOKED_AT = tonumber(ARGV[2])
+local told = {}
+local function healed(what)
+  told[#told + 1] = RUN_ID .. ': ' .. what
+  emit('run.healed', '', '', 0, what)
+end
+
+-- Running nodes by run: those whose lease stands for their present token.
+local running = {}
+for _, member in ipairs(redis.call('ZRANGE', 'af:leases', 0, -1)) do
+  local run, node, fence = string.match(member, '^([^|]*)|(.*)|(%d+)$')
+  if run then
+    local n = redis.call('HMGET', 'af:run:' .. run .. ':node:' .. node, 'state', 'fence')
+    if n[1] == 'running' and n[2] == fence then
+      running[run] = running[run] or {}
+      running[run][node] = fence
+    else
+      redis.call('ZREM', 'af:leases', member)
+    end
+  end
+end
+
+-- A running node without a lease is given one: the leader ends it when nobody renews that.
+local function watch(mine)
+  if redis.call('SCARD', part('open')) > LOOKED_AT then return end
+  for _, node in ipairs(redis.call('SMEMBERS', part('open'))) do
+    local n = redis.call('HMGET', nkey(node), 'state', 'fence')
+    if n[1] == 'running' and not mine[node] then
+      mine[node] = n[2]
+      redis.call('ZADD', 'af:leases', NOW, RUN_ID .. '|' .. node .. '|' .. n[2])
+      healed(node .. ' was running without a lease')
+    end
+  end
+end
+
+local function check_locks(mine)
+  local due, any = {}, false
+  for node in pairs(mine) do
+    for _, lock in ipairs(wants(node)) do due[lock .. '|' .. node] = true end
+  end
+  local all = redis.call('HGETALL', part('locks'))
+  for i = 1, #all, 2 do
+    if not string.find(all[i], '^[in]') then
+      for name in string.gmatch(all[i + 1], '[^|]+') do
+        if not due[all[i] .. '|' .. name] then
+          healed('the lock ' .. shown(path_of(all[i])) .. ' was held for ' .. name .. ', which does not run')
+          any = true
+        end
+        due[all[i] .. '|' .. name] = nil
+      end
+    end
+  end
+  if not any and not next(due) then return end
+  if not any then healed('locks of running nodes were missing') end
+  redis.call('DEL', part('locks'))
+  for node in pairs(mine) do acquire(part('locks'), node, wants(node)) end
+end
+
+local function check_reservations(mine)
+  for _, field in ipairs(redis.call('HKEYS', part('budget'))) do
+    local node, fence, id = string.match(field, '^hold:(.*)|(%d+)|(.*)$')
+    if node and mine[node] ~= fence then
+      free_holds(node, fence, id)
+      healed('budget was reserved for ' .. node .. ', which does not run')
+    end
+  end
+end
+
+local function same(key, due)
+  local all, seen = redis.call('HGETALL', key), 0
+  for i = 1, #all, 2 do
+    if tonumber(all[i + 1]) ~= (due[all[i]] or 0) then return false end
+    if due[all[i]] then seen = seen + 1 end
+  end
+  local most = 0
+  for _ in pairs(due) do most = most + 1 end
+  return seen == most
+end
+
+local function refill(key, due)
+  redis.call('DEL', key)
+  for field, n in pairs(due) do redis.call('HSET', key, field, n) end
+end
+
+-- What is in flight in the run, by what counts it; added to what is in all of them.
+local flight = {}
+local function check_room(mine)
+  local total, roles, classes = 0, {}, {}
+  local function tell(node)
+    local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'complexity')
+    local role, class = n[1], n[3] or ''
+    total = total + 1
+    roles[role] = (roles[role] or 0) + 1
+    if class ~= '' then classes[class] = (classes[class] or 0) + 1 end
+    for _, field in ipairs({'fleet', 'role:' .. role, 'queue:' .. queue_of(n[2], role)}) do
+      flight[field] = (flight[field] or 0) + 1
+    end
+  end
+  for node in pairs(mine) do tell(node) end
+  for _, node in ipairs(redis.call('ZRANGE', part('ready'), 0, -1)) do
+    if redis.call('HGET', nkey(node), 'woken') == '1' then tell(node) end
+  end
+  local counted = tonumber(redis.call('HGET', RUN, 'in_flight') or 0)
+  if counted ~= total or not same(part('roles'), roles) or not same(part('classes'), classes) then
+    healed('its nodes in flight were counted as ' .. counted .. ' and are ' .. total)
+    redis.call('HSET', RUN, 'in_flight', total)
+    refill(part('roles'), roles)
+    refill(part('classes'), classes)
+    for _, class in ipairs(redis.call('HKEYS', part('waits'))) do
+      redis.call('ZADD', 'af:waiting:' .. class, 'XX', rank(), RUN_ID)
+    end
+  end
+end
+
+for _, run in ipairs(redis.call('SMEMBERS', 'af:open')) do
+  turn_to(run)
+  if redis.call('HEXISTS', RUN, 'state') == 1 then
+    local mine = running[run] or {}
+    watch(mine)
+    check_locks(mine)
+    check_reservations(mine)
+    check_room(mine)
+  end
+end
+if not same('af:flight', flight) then
+  told[#told + 1] = 'the nodes in flight of the fleet were counted wrong'
+  refill('af:flight', flight)
+end
+if #told > 0 then
+  for _, run in ipairs(redis.call('SMEMBERS', 'af:open')) do
+    turn_to(run)
+    if redis.call('EXISTS', part('parked')) == 1 then wake_own(true) end
+  end
+end
+turn_to('')
+if #told > 0 then wake() end
+return answer({#told, table.concat(told, '\n')})
