@@ -54,7 +54,7 @@
 | `af:run:<id>:waits` | hash | class -> nodes in `waiting` | when closed | the run |
 | `af:run:<id>:lockwait` | zset | node -> arrival, for parked nodes that want locks | when closed | the run |
 | `af:run:<id>:wanted` | hash | `locks` of those in `lockwait`, as if they held them | when closed | the run |
-| `af:run:<id>:locks` | hash | `<mode>:<path>` -> holders, `i<mode>:..` -> locks below | when closed | the run |
+| `af:run:<id>:locks` | hash | `<mode>:<path>` -> holders, `i<mode>:..` -> how many | when closed | the run |
 | `af:run:<id>:writers` | hash | path -> nodes that settled it last | when closed | the run |
 | `af:run:<id>:roles` | hash | role -> nodes in flight | when closed | the run |
 | `af:run:<id>:settled` | zset | node -> place in the settled sequence | when closed | the run |

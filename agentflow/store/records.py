@@ -161,9 +161,9 @@ class WorkerRecord:
 
     `state`: `idle`, `working`, `held` (takes one node at a time, `reason` says why), `draining`, `waiting`
     (the fleet is drained), `refused` (it does not serve). `room`: slots that it serves now (-1: all).
-    `running`: `run/node` of some of its attempts. `memory_mb`: with its children. `load`: of its host, a share
-    of all processors. `place`: tells hosts and containers apart where process ids mean the same; `born` (when it
-    was started, by its kernel) a process from another one that has its id later.
+    `running`: `run/node` of some of its attempts. `memory_mb`: with its children. `load`: of its host, a
+    share of all processors. `place`: tells hosts and containers apart where process ids mean the same;
+    `born` (when it was started, by its kernel) a process from another one that has its id later.
     """
 
     name: str
