@@ -129,7 +129,9 @@ def test_words_become_a_branch_and_the_fleet_does_as_it_is_told(
 
         # Another run, and the fleet is drained in its middle: what runs finishes, nothing further starts.
         (tmp_path / "gate").unlink()
-        second = client.call("run_start", spec=planned["spec"])["run"]
+        # (What was done and verified is not done again, so it asks for something else.)
+        changed = planned["spec"].replace(PLAN["goal"], "Greet once more.")
+        second = client.call("run_start", spec=changed)["run"]
         wait_until(lambda: client.call("get_status")["tasks"].get("running") == 3, timeout=60)
         token = token_in(client.refused("drain"))
         draining = client.start("drain", confirm_token=token)

@@ -45,10 +45,10 @@ class Project:
         file.write_text(yaml.safe_dump(whole))
         return file
 
-    def run(self, file: Path, *, code: int) -> dict[str, Any]:
+    def run(self, file: Path, *words: str, code: int) -> dict[str, Any]:
         """Run a feature file to its end; its result, with what was said on stderr."""
         self.house.cwd = self.repo
-        return self.house.finished("run", file, code=code)
+        return self.house.finished("run", file, *words, code=code)
 
     def start(self, file: Path) -> subprocess.Popen[str]:
         """Start a run of the feature file and leave it going."""
