@@ -11,7 +11,7 @@ from agentflow.canvas import chords
 from agentflow.canvas.spending import parse_changes
 from agentflow.config import Config
 from agentflow.errors import UsageError
-from agentflow.following import canvas_of, open_ledger, send_others
+from agentflow.following import canvas_of, grant, open_ledger
 from agentflow.store.budgets import DAY, Change, Purse
 from agentflow.workspace import inspect
 
@@ -59,19 +59,10 @@ def change(words: Iterable[str], run_id: str, *, config: Config, repo: Path) -> 
     """
     changes = parse_changes(words, config)
     ledger = open_ledger(config)
-    of_day = [found for found in changes if _is_day(found)]
-    of_run = [found for found in changes if not _is_day(found)]
-    if of_run and not run_id:
+    if not run_id and any(not found.field.startswith(f"{DAY}:") for found in changes):
         raise UsageError("these budgets are those of a run", fix="name it: `agentflow budget set RUN usd=5`")
     project = ledger.run(run_id).project if run_id else inspect.project_of(repo)
-    for run, its in ((run_id, of_run), ("", of_day)):
-        if its:
-            answer = ledger.grant(run, project, its)
-            if answer.woken:
-                chords.send(canvas_of(ledger, run, config), answer.woken, woken=True)
-            send_others(ledger, answer, config)
+    moved = grant(ledger, run_id, project, changes, config)
+    if moved.woken:
+        chords.send(canvas_of(ledger, run_id, config), moved.woken, woken=True)
     return look(run_id, config=config, repo=repo)
-
-
-def _is_day(found: Change) -> bool:
-    return found.field.startswith(f"{DAY}:")

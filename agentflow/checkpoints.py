@@ -50,8 +50,9 @@ def of_run(plan: Plan, run: RunRecord, nodes: Records, stages: Mapping[str, str]
         record = nodes[planned.id]
         if record.base and record.state is NodeState.SUCCEEDED:
             found.append(Checkpoint(BEFORE + record.id, record.base, f"checkpoints/before/{record.id}"))
-        if record.commit:
-            found.append(Checkpoint(record.id, record.commit, f"nodes/{record.id}"))
+        looked_at = record.base if planned.output == "report" and record.state is NodeState.SUCCEEDED else ""
+        if record.commit or looked_at:
+            found.append(Checkpoint(record.id, record.commit or looked_at, f"nodes/{record.id}"))
         if planned.stage in stages and last[planned.stage] == planned.id:
             name, commit = planned.stage, stages[planned.stage]
             found.append(Checkpoint(STAGE + name, commit, f"checkpoints/stages/{name}"))
@@ -122,11 +123,13 @@ def going_back(plan: Plan, nodes: Records, to: str, *, keep_successful: bool) ->
     """What to undo to be at the checkpoint `to` again.
 
     Everything that its tree does not hold; with `keep_successful` only what depends on what comes after it.
-    `to`: a name as in the table above, or that of a stage. Raises `UsageError` for a name that is none.
+    `to`: a name as in the table above, or that of a stage; '' for the start, also where a node is called so.
+    Raises `UsageError` for a name that is none.
     """
     ids = {node.id for node in plan.nodes}
-    name = to if to in ids or to == START or to.startswith((BEFORE, STAGE)) else STAGE + to
-    if name == START:
+    is_start = not to or (to == START and to not in ids)
+    name = to if to in ids or to.startswith((BEFORE, STAGE)) else START if is_start else STAGE + to
+    if is_start:
         holds: set[str] = set()
         after: set[str] = set()
     elif name.startswith(STAGE) and name.removeprefix(STAGE) in stages_of(plan):

@@ -93,7 +93,7 @@ def run_of(config: Config, node: str) -> str:
     raise UsageError(
         f"no node {node!r} has failed in any run that is known here",
         fix="`agentflow failures` lists them",
-        code="AF-RUN-003",
+        code="AF-RUN-005",
     )
 
 

@@ -43,7 +43,9 @@ def finish(run_id: str, *, config: Config, take: bool = True, repo: Path | None 
             home = home_of(run, repo)
             plan = parse_plan(json.dumps(ledger.plan(run_id)))
             if undoing.is_due(plan, run):
-                undoing.after_failure(ledger, config, run, plan)
+                answer = undoing.after_failure(ledger, config, run, plan)
+                if answer:
+                    send_others(ledger, answer, config)
                 undoing.withdraw(home, run, left_over(ledger, config, plan, run_id))
             else:
                 _publish(ledger, config, run, home)

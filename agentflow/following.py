@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agentflow import closing
 from agentflow.app import make_app
 from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas, parse_plan
+from agentflow.canvas.spending import check_nodes
 from agentflow.config import Config
 from agentflow.recording import Recorder
 from agentflow.recovery import DataLostError
+from agentflow.store.budgets import DAY, Change
 from agentflow.store.client import check, connect
 from agentflow.store.events import EventLog
 from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger
 from agentflow.store.reading import RunNotFoundError
-from agentflow.store.records import Event, RunRecord
+from agentflow.store.records import INTEGRATE, Event, RunRecord
 from agentflow.store.scripts import Answer
 
 #: Milliseconds that `follow` waits for a transition before it looks at the run itself.
@@ -69,6 +71,25 @@ def _still(ledger: Ledger, run_id: str) -> RunRecord:
         return ledger.run(run_id)
     except RunNotFoundError as error:
         raise DataLostError(run_id) from error
+
+
+def grant(ledger: Ledger, run_id: str, project: str, changes: Iterable[Change], config: Config) -> Answer:
+    """Change budgets of a run ('' for none) and of its project's day; what that moved of the run is to be
+    sent.
+
+    Raises `UsageError`; then nothing of the run, or of the day, is changed.
+    """
+    given = list(changes)
+    of_day = [found for found in given if found.field.startswith(f"{DAY}:")]
+    of_run = [found for found in given if found not in of_day]
+    moved = Answer(())
+    if of_run:
+        check_nodes(of_run, [node for node in ledger.nodes(run_id) if node != INTEGRATE])
+        moved = ledger.grant(run_id, project, of_run)
+        send_others(ledger, moved, config)
+    if of_day:
+        send_others(ledger, ledger.grant("", project, of_day), config)
+    return moved
 
 
 def send_others(ledger: Ledger, answer: Answer, config: Config) -> None:

@@ -64,6 +64,13 @@ def known_here(word: str, repo: Path) -> str:
     return ""
 
 
+def newest_here(repo: Path) -> str:
+    """The run whose journal in this repository was written last; '' when there is none."""
+    with contextlib.suppress(RepositoryError):
+        return next(iter(journals.known_runs(inspect.git_dir_of(repo))), "")
+    return ""
+
+
 def put_right(ledger: Ledger, run_id: str, *, config: Config, repo: Path, tell: Tell | None = None) -> Answer:
     """Give the ledger what the journal has and it has not; returns what that moved.
 
@@ -75,7 +82,6 @@ def put_right(ledger: Ledger, run_id: str, *, config: Config, repo: Path, tell: 
         return _restore(ledger, run_id, config, repo, tell)
     home = home_or_none(run, repo)
     story = Journal(home, run_id).read() if home else Story()
-    restoring.carry_over(ledger.client, run_id, story.budget)
     nodes = ledger.nodes(run_id)
     lacking = {
         node: facts
@@ -87,7 +93,11 @@ def put_right(ledger: Ledger, run_id: str, *, config: Config, repo: Path, tell: 
     lacking = {
         n: facts for n, facts in lacking.items() if int(facts["fields"]["fence"]) > int(undone[n] or 0)
     }
-    if home is None or not (lacking or story.generation > run.generation):
+    is_older = bool(lacking) or story.generation > run.generation
+    # A ledger that has lost nothing knows the limits better: one that it has not was taken away.
+    budget = {name: n for name, n in story.budget.items() if is_older or not name.startswith("limit:")}
+    restoring.carry_over(ledger.client, run_id, budget)
+    if home is None or not is_older:
         return Answer(())
     return _adopt(ledger, run_id, lacking, story.generation, home, tell)
 
@@ -137,7 +147,8 @@ def _adopt(
     }
     count, answer = restoring.adopt(ledger, run_id, here, paths, generation=generation)
     if tell:
-        tell(f"restored from the journal: {count} settled nodes" + (f", {len(lost)} lost" if lost else ""))
+        nodes = f"{count} settled node{'' if count == 1 else 's'}"
+        tell(f"restored from the journal: {nodes}" + (f", {len(lost)} lost" if lost else ""))
     return answer
 
 

@@ -76,35 +76,40 @@ def roll_back(
     ledger = open_ledger(config)
     run = ledger.run(run_id)
     if run.state not in CLOSED:
-        raise UsageError(
-            f"run {run_id} cannot be rolled back: it is {run.state}",
-            why="what runs would settle on top of what is undone",
-            fix=f"agentflow cancel {run_id} first",
-            code="AF-ROLLBACK-002",
-        )
+        raise _goes_on(run)
     nodes = _nodes(ledger, run_id)
-    back = checkpoints.going_back(
-        _plan(ledger, run_id), nodes, to or checkpoints.START, keep_successful=keep_successful
-    )
+    back = checkpoints.going_back(_plan(ledger, run_id), nodes, to, keep_successful=keep_successful)
     home = home_of(run, repo) if run.repo else None
     branch, branch_at = "", ""
     if home and run.state is RunState.LANDED and run.branch:
         branch = run.branch
         branch_at = landing.take_back(home, commit=run.result, branch=branch, run=run_id)
+        if branch_at == run.result:
+            branch, branch_at = "", ""  # another run had put it there
     if home:
         # Before the ledger forgets it: a journal that has more than the ledger would bring it back.
         Journal(home, run_id).add({"kind": "undone", "nodes": sorted(back.undone)})
     verified.forget(ledger.client, run.project, [nodes[name].digest for name in back.undone])
     told = f"rolled back to {back.name} by its user"
     commit, answer = undoing.undo(ledger, config, run, back, reason=told, state=RunState.CANCELLED)
-    if answer:
-        send_others(ledger, answer, config)
+    if answer is None:  # somebody has resumed it meanwhile; what the journal lacks now it is told again
+        raise _goes_on(ledger.run(run_id))
+    send_others(ledger, answer, config)
     kept = tuple(name for name, node in _nodes(ledger, run_id).items() if node.state == "succeeded")
     tree, ref = _show(ledger, config, run, home, commit) if home else ("", "")
     if home:
         Recorder(ledger, config, ledger.run(run_id), repo).write_down()
     return RolledBack(
         run_id, back.name, commit, tree, ref, tuple(sorted(back.undone)), kept, branch, branch_at
+    )
+
+
+def _goes_on(run: RunRecord) -> UsageError:
+    return UsageError(
+        f"run {run.id} cannot be rolled back: it is {run.state}",
+        why="what runs would settle on top of what is undone",
+        fix=f"agentflow cancel {run.id} first",
+        code="AF-ROLLBACK-002",
     )
 
 

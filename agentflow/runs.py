@@ -27,10 +27,11 @@ from agentflow.canvas.estimate import estimate
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan, make_plan
 from agentflow.canvas.ranks import ranked
+from agentflow.canvas.spending import check_nodes
 from agentflow.config import Config
 from agentflow.errors import ConfigError, RepositoryError, UsageError
 from agentflow.finishing import finish, land
-from agentflow.following import canvas_of, follow, open_ledger, send_others
+from agentflow.following import canvas_of, follow, grant, open_ledger, send_others
 from agentflow.homes import home_of
 from agentflow.monitor import Monitor
 from agentflow.recording import Recorder
@@ -111,6 +112,7 @@ def submit(
         timeout_s=options.timeout_s,
         allow_run=options.allow_run,
     )
+    check_nodes(options.budget, plan.by_id)
     plan = plan.model_copy(update={"spending": plan.spending.changed(options.budget)})
     target = plan.target or f"agentflow/{slug(spec.feature)}"
     facts = inspect.check_repository(repo, spec.base or "HEAD", target)
@@ -215,7 +217,10 @@ def find(word: str | None, *, config: Config, repo: Path) -> str:
     finds it, and also one that Redis has lost and whose journal is in the repository `repo`.
     """
     monitor = Monitor(config)
-    if word is None or any(run.id.startswith(word) for run in monitor.runs()):
+    known = [run.id for run in monitor.runs()]
+    if word is None:
+        return (not known and recovery.newest_here(repo)) or monitor.resolve(None)
+    if any(run_id.startswith(word) for run_id in known):
         return monitor.resolve(word)
     return recovery.known_here(word, repo) or monitor.resolve(word)
 
@@ -240,8 +245,7 @@ def resume(
     ledger = open_ledger(config)
     moved = recovery.put_right(ledger, run_id, config=config, repo=repo or Path.cwd(), tell=tell)
     if budget:
-        granted = ledger.grant(run_id, "", budget)
-        send_others(ledger, granted, config)
+        grant(ledger, run_id, ledger.run(run_id).project, budget, config)
     run = ledger.run(run_id)
     if run.state in (RunState.READY_TO_LAND, RunState.LANDED):
         return run.state

@@ -79,11 +79,11 @@ def after_failure(ledger: Ledger, config: Config, run: RunRecord, plan: Plan) ->
     all_good = all(node.state is NodeState.SUCCEEDED or node.optional for node in nodes.values())
     # Nodes that are all good and a run that failed: it was its validation (or the merge) that did not pass.
     stage = checkpoints.last_good_stage(plan, nodes, validated=not all_good)
-    to = checkpoints.STAGE + stage if stage else checkpoints.START
+    to = checkpoints.STAGE + stage if stage else ""
     back = checkpoints.going_back(plan, nodes, to, keep_successful=False)
     if not back.undone:
         return None
-    return undo(ledger, config, run, back, reason=f"{run.reason}; rolled back to {to}")[1]
+    return undo(ledger, config, run, back, reason=f"{run.reason}; rolled back to {back.name}")[1]
 
 
 def withdraw(home: Path, run: RunRecord, refs: Mapping[str, str]) -> None:

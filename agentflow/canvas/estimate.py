@@ -76,7 +76,8 @@ class Estimate:
             why = f" ({', '.join(basis)})" if basis else ""
             parts.append(f"{dollars}{self.tokens:,} tokens for {nodes}{why}")
         if self.unmetered:
-            parts.append(f"{self.unmetered} of command-line agents, which tell at their end")
+            nodes = f"{self.unmetered} node{'' if self.unmetered == 1 else 's'}"
+            parts.append(f"{nodes} of command-line agents, which tell at their end")
         return "; ".join(parts) or "nothing that is paid"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -115,6 +115,18 @@ def _change(word: str, config: Config) -> Change:
     return Change(
         field, "add" if value[:1] in "+-" else "set", nano(amount) if unit == "usd" else int(amount)
     )
+
+
+def check_nodes(changes: Iterable[Change], nodes: Collection[str]) -> None:
+    """Raise `UsageError` when one of the changes names a node that is not among these."""
+    for change in changes:
+        scope = change.field.rpartition(":")[0]
+        node = scope.removeprefix("node:")
+        if node != scope and node not in nodes:
+            raise UsageError(
+                f"there is no node {node!r} whose budget could be changed",
+                fix=did_you_mean(node, nodes) or f"nodes are: {', '.join(list(nodes)[:10])}",
+            )
 
 
 def _scope(where: str, word: str, config: Config) -> str:

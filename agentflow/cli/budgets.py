@@ -10,6 +10,7 @@ import typer
 
 from agentflow.cli import text
 from agentflow.cli.options import JsonOption, RedisOption, config_of, monitor_of
+from agentflow.errors import UsageError
 
 if TYPE_CHECKING:
     from agentflow.budgeting import BudgetView, Change, Purse
@@ -73,6 +74,10 @@ def change(
     monitor = monitor_of(config)
     named = words[0] if "=" not in words[0] and words[0][:1] not in "+-" else None
     changes = words[1:] if named else words
+    if not changes:
+        raise UsageError(
+            f"what is to be changed of {named}?", fix=f"agentflow budget set {named} usd=5; usd=+5 adds to it"
+        )
     only_day = all(word.startswith("day.") for word in changes)
     run_id = "" if only_day and not named else monitor.resolve(named)
     _put(budgeting.change(changes, run_id, config=config, repo=Path.cwd()), as_json=as_json)

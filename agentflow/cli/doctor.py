@@ -98,7 +98,8 @@ def _ledger(config: Config) -> Iterator[Check]:
     found = monitor.violations()
     if not found:
         known = len(monitor.runs())
-        yield Check("ledger", ok=True, found=f"nothing contradicts itself; {known} runs are known")
+        told = f"{text.count(known, 'run')} {'is' if known == 1 else 'are'} known"
+        yield Check("ledger", ok=True, found=f"nothing contradicts itself; {told}")
     for violation in found:
         what, _, story = violation.partition("\n")
         fix = "report this with what follows; `agentflow resume RUN` goes on from what was settled\n" + story

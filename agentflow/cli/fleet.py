@@ -19,6 +19,7 @@ from agentflow.errors import UsageError
 
 if TYPE_CHECKING:
     from agentflow.config import Config
+    from agentflow.fleet import FleetStatus
     from agentflow.monitor import WorkerStatus
 
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the new workers serve.")]
@@ -84,6 +85,15 @@ def worker(
     os.execve(argv[0], argv, environment)  # noqa: S606 (the process becomes the worker)
 
 
+def say_what_is_held(state: FleetStatus) -> None:
+    """Say that the fleet, or a role in every run, starts nothing, and what ends that."""
+    if state.drained:
+        text.say(f"the fleet is drained: {text.one_line(state.reason)} (agentflow drain --resume ends that)")
+    for name, reason in state.paused.items():
+        flag = "--fleet" if name == "fleet" else f"--role {name.partition(':')[2]}"
+        text.say(f"{name} is paused: {text.one_line(reason)} (agentflow resume {flag} ends that)")
+
+
 def workers(ctx: typer.Context, *, redis: RedisOption = None, as_json: JsonOption = False) -> None:
     """List the worker processes of the fleet, their slots and what they run; dead ones for a minute."""
     from agentflow import fleet
@@ -96,11 +106,7 @@ def workers(ctx: typer.Context, *, redis: RedisOption = None, as_json: JsonOptio
         held = {"drained": state.drained, "paused": state.paused}
         text.put(json.dumps(told | {"limits": state.limits} | held, indent=2))
         return
-    if state.drained:
-        text.say(f"the fleet is drained: {text.one_line(state.reason)} (agentflow drain --resume ends that)")
-    for name, reason in state.paused.items():
-        flag = "--fleet" if name == "fleet" else f"--role {name.partition(':')[2]}"
-        text.say(f"{name} is paused: {text.one_line(reason)} (agentflow resume {flag} ends that)")
+    say_what_is_held(state)
     if not found:
         text.say("no worker; `agentflow spawn 1` starts one here, `agentflow worker` in this terminal")
         return

@@ -51,8 +51,8 @@ _PLAIN_KINDS = {
     "breaker.closed": "goes on",
 }
 _SIGNS = Look()
-#: What a paused run waits for.
-RESUME = "`agentflow resume {run}` goes on"
+#: Words of a run whose budget is used up; without more it is paused again at once.
+MORE = " --budget +N"
 
 
 def view(status: RunStatus, *, width: int, height: int, notice: str = "", look: Look = _SIGNS) -> list[Line]:
@@ -64,7 +64,7 @@ def view(status: RunStatus, *, width: int, height: int, notice: str = "", look: 
     )
     bottom = [line for line in (_shards(status), _fleet(status)) if line]
     if status.run.state is RunState.PAUSED:
-        hint = f"{status.run.reason}; {RESUME.format(run=status.run.id)}"
+        hint = f"{status.run.reason}; {_goes_on(status.run.id, status.run.reason)}"
         bottom.append(Line(words.one_line(hint), "yellow"))
     if notice:
         bottom.append(Line(words.one_line(notice), "yellow"))
@@ -211,10 +211,15 @@ def plain_line(event: Event, opened_ms: int) -> str:
         what += f" (attempt {event.attempt})"
     reason = words.one_line(event.reason)
     if event.kind == "run.paused":
-        reason += f"; {RESUME.format(run=event.run)}"
+        reason += f"; {_goes_on(event.run, event.reason)}"
     return f"{_since(event.at_ms, opened_ms)}  {words.one_line(_whose(event))}  {what}" + (
         f"  {reason}" if reason else ""
     )
+
+
+def _goes_on(run: str, reason: str) -> str:
+    """What a run waits for that is paused for this reason."""
+    return f"`agentflow resume {run}{MORE if reason.startswith('budget: ') else ''}` goes on"
 
 
 def _whose(event: Event) -> str:
@@ -262,7 +267,7 @@ def status_lines(status: RunStatus) -> list[str]:
     if run.state is RunState.READY_TO_LAND:
         head.append(f"next: agentflow land {run.id}")
     elif run.state is RunState.PAUSED:
-        head.append(f"next: agentflow resume {run.id}{' --budget +N' if run.is_out_of_budget else ''}")
+        head.append(f"next: agentflow resume {run.id}{MORE if run.is_out_of_budget else ''}")
     rows = [
         (
             words.symbol(n.state, ascii_only=False) + " " + node_name(n),

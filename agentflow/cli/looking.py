@@ -76,6 +76,8 @@ def status(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption =
 def _all_that_goes_on(monitor: Monitor, config: Config, *, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from agentflow import fleet
+    from agentflow.cli.fleet import say_what_is_held
     from agentflow.local import service
 
     overview = monitor.overview({*config.roles, *monitor.known_queues()})
@@ -89,6 +91,7 @@ def _all_that_goes_on(monitor: Monitor, config: Config, *, as_json: bool) -> Non
     text.put(f"redis    {config.shown_url()}{where}")
     for line in overview_lines(overview, is_local=bool(local)):
         text.put(line)
+    say_what_is_held(fleet.status(config))
 
 
 def overview_lines(overview: Overview, *, is_local: bool = False) -> list[str]:

@@ -107,13 +107,18 @@ def pause(
     what = meant(config_of(ctx, {"redis.url": redis}), run, role, fleet=fleet, run_by_default=True)
     if what.run:
         state = str(runs.pause(what.run, config=what.config, reason=_by_user("paused", reason)))
+        if state != "paused":
+            raise UsageError(
+                f"run {what.run} cannot be paused: it is {state}",
+                fix="`agentflow runs` lists those that go on",
+                code="AF-RUN-006",
+            )
     else:
         control.pause(what.config, role=what.role, reason=reason or BY_OPERATOR)
         state = "paused"
     _told(what, state, as_json=as_json)
-    if state == "paused":
-        flag = f" {what.run}" if what.run else f" --role {what.role}" if what.role else " --fleet"
-        text.say(f"what runs goes on; `agentflow resume{flag}` ends the pause")
+    flag = f" {what.run}" if what.run else f" --role {what.role}" if what.role else " --fleet"
+    text.say(f"what runs goes on; `agentflow resume{flag}` ends the pause")
 
 
 def _by_user(deed: str, reason: str | None) -> str:
@@ -178,6 +183,11 @@ def drain(
 
     config = config_of(ctx, {"redis.url": redis})
     what = meant(config, run, role, fleet=fleet, run_by_default=False)
+    if resume and (what.run or what.role):
+        raise UsageError(
+            f"--resume ends the drain of the fleet, not of {what.told}",
+            fix="agentflow resume " + (what.run or f"--role {what.role}"),
+        )
     wait_s = seconds(timeout) or 0.0
     tell = None if as_json else text.say
     if what.run:

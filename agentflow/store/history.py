@@ -32,6 +32,8 @@ def contradictions(run: RunShot, events: list[Event]) -> Iterator[tuple[str, str
         return
     states: dict[str, frozenset[NodeState]] = dict.fromkeys(run.nodes, _FRESH)
     ended: set[str] = set()
+    # Optional nodes that had ended and are done again: what needs them may have gone on without.
+    done_without: set[str] = set()
     starts: Counter[str] = Counter()
     for event in events:
         if event.kind in _REOPENING:
@@ -46,13 +48,19 @@ def contradictions(run: RunShot, events: list[Event]) -> Iterator[tuple[str, str
             yield node, f"ended a second time, as {state}"
         if event.kind == "node.started":
             starts[node] += 1
-            yield from _too_early(run, run.nodes[node], ended)
+            yield from _too_early(run, run.nodes[node], ended | done_without)
         if event.kind == _RESTORED:
             starts[node] = event.attempt
         if event.kind in _ENDINGS and state is not NodeState.RUNNING:
             _ENDINGS[event.kind](ended, node)
+        done_without |= _goes_without(run, event)
         states[node] = frozenset({state})
     yield from _ends(run, states, starts)
+
+
+def _goes_without(run: RunShot, event: Event) -> set[str]:
+    is_optional = event.kind == "node.again" and run.nodes[event.node].raw.get("optional") == "1"
+    return {event.node} if is_optional else set()
 
 
 def _reopen(states: dict[str, frozenset[NodeState]], ended: set[str]) -> None:

@@ -7,6 +7,7 @@ before all of its settled work is adopted; `reopen` then begins a new generation
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -139,7 +140,7 @@ def plant(
     generation: int,
     closing: Mapping[str, str],
 ) -> None:
-    """Write a run that the ledger has not, as a closed one, in one transaction.
+    """Write a run that the ledger has not, as a closed one, in one transaction; whoever is first does it.
 
     `nodes` are its `node_facts`; what has succeeded is to be adopted afterwards. `closing`: how it had ended,
     empty for one that had not.
@@ -148,6 +149,12 @@ def plant(
     now = ledger.now_ms()
     floor = max([int(facts["fields"].get("fence", 0)) for facts in nodes.values()] or [0]) + FENCE_STEP
     pipe = ledger.client.pipeline(transaction=True)
+    # Typed in two terminals: by now the other one may have opened it again.
+    cast("Any", pipe).watch(keys.run(run_id))
+    if pipe.hexists(keys.run(run_id), "state"):
+        pipe.reset()
+        return
+    pipe.multi()
     end = {"state": RunState.FAILED.value, "reason": RESTORED, "closed_ms": str(now), **closing}
     moving = {"generation": generation, "seq": 0, "in_flight": 0, "nodes_left": 0, "since_ms": now}
     pipe.hset(keys.run(run_id), mapping=cast("Any", {**run, **moving, **end}))
@@ -168,7 +175,8 @@ def plant(
     pipe.xadd(keys.part(run_id, "events"), cast("Any", event))
     for key in keys.parts(run_id):
         pipe.expire(key, keys.CLOSED_TTL_S)
-    pipe.execute()
+    with contextlib.suppress(redis.WatchError):
+        pipe.execute()
 
 
 def adopt(

@@ -16,7 +16,7 @@ from agentflow.store import history, owners, sharing, snapshot
 from agentflow.store.events import EventLog
 from agentflow.store.reading import Reading
 from agentflow.store.records import INTEGRATE, Event
-from agentflow.store.snapshot import RunShot, clashes, lock_table, sorted_names
+from agentflow.store.snapshot import NodeShot, RunShot, clashes, lock_table, sorted_names
 
 #: Transitions that a violation tells of its node, or its run.
 STORY_EVENTS = 8
@@ -126,9 +126,15 @@ def _parents(run: RunShot) -> Found:
             if node.id != INTEGRATE and node.number("parents_left") != len(left):
                 yield node.id, f"counts {node.number('parents_left')} parents, but {len(left)} have not ended"
         elif node.state not in (NodeState.SKIPPED, NodeState.CANCELLED):
+            # An optional one that failed may be done again after others went on without it.
+            left = [name for name in left if not _is_done_again(run.nodes[name])]
             if left:
                 yield node.id, f"is {node.state} before {', '.join(left[:5])}"
             yield from _needs(run, node.id)
+
+
+def _is_done_again(node: NodeShot) -> bool:
+    return node.raw.get("optional") == "1" and node.number("attempt") > 0
 
 
 def _needs(run: RunShot, node_id: str) -> Found:

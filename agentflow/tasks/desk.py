@@ -134,11 +134,11 @@ class GitDesk:
     def use_again(self) -> tuple[Outcome, Delivery] | None:
         """Merge the parents' commits, build the prompt, and look for what was made of just that before."""
         self._find_base()
-        self._prompt = self._build_prompt()
+        self._prompt, asked = self._build_prompt()
         attempt = self._attempt
         if not reuse.applies(attempt.node):
             return None
-        digest = reuse.digest_of(attempt.plan, attempt.node, self._base, self._prompt)
+        digest = reuse.digest_of(attempt.plan, attempt.node, self._base, asked)
         attempt.origin["digest"] = digest
         found = reuse.find(attempt, digest, self._base)
         if found is None or not self._can_read(found):
@@ -297,16 +297,17 @@ class GitDesk:
             terms=terms,
         )
 
-    def _build_prompt(self) -> str:
+    def _build_prompt(self) -> tuple[str, str]:
+        """What the agent is told, and the same without what earlier attempts came to."""
         attempt = self._attempt
         node, run_id = attempt.node, attempt.run.id
         texts = attempt.ledger.texts(run_id) if node.inputs else {}
         records = attempt.ledger.some_nodes(run_id, list(node.inputs))
         verdicts = {r.id: r.verdict for r in records.values()}
         inputs = prompt.inputs_of(node, attempt.plan, texts, verdicts)
-        return prompt.build(
-            attempt.plan, node, inputs, feedback=attempt.record.feedback, conflict=attempt.record.conflict
-        )
+        feedback, conflict = attempt.record.feedback, attempt.record.conflict
+        told = prompt.build(attempt.plan, node, inputs, feedback=feedback, conflict=conflict)
+        return told, prompt.build(attempt.plan, node, inputs, feedback="", conflict="")
 
 
 def _message(attempt: Attempt, outcome: Outcome) -> str:

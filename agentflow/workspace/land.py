@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentflow import failpoints
-from agentflow.errors import ConflictError
+from agentflow.errors import ConflictError, RepositoryError
 from agentflow.workspace.gitcmd import Git, GitError, check_oid, is_branch_name, ref_part
 from agentflow.workspace.inspect import check_names, refuse_checked_out
 from agentflow.workspace.store import Store
@@ -20,6 +20,8 @@ from agentflow.workspace.store import Store
 _NONE = "0" * 40
 #: The ref of a run, below its own, that keeps where the branch was before it landed.
 TARGET_REF = "checkpoints/target"
+#: The ref of a run, below its own, that says what it has landed in this repository.
+LANDED_REF = "checkpoints/landed"
 #: Objects from which on they stay together in a pack (git's own `fetch.unpackLimit`).
 UNPACK_LIMIT = 100
 #: Names tried for a branch that somebody else has: `name`, `name-2`, ... .
@@ -135,6 +137,7 @@ def land(user_git_dir: Path, *, commit: str, branch: str, run: str) -> Landed:
             break
         current = _read(user, f"refs/heads/{name}")
         if current == commit:
+            _note_landed(user, commit, run)
             return Landed(name, commit)
         if current is None or _is_ours(user, name, current) or not branch.startswith("agentflow/"):
             if current and not branch.startswith("agentflow/") and not _is_ancestor(user, current, commit):
@@ -155,6 +158,7 @@ def _move(user: Git, name: str, current: str | None, commit: str, run: str) -> N
     lines = [
         f"update refs/heads/{name} {commit} {current or _NONE}",
         f"update {_landed_ref(name)} {commit}",
+        f"update {run_ref(run, LANDED_REF)} {commit}",
         # Where a rollback takes the branch back to; without it the branch is new.
         *([f"update {was} {current}"] if current else [f"delete {was}"] if _read(user, was) else []),
     ]
@@ -171,23 +175,38 @@ def _move(user: Git, name: str, current: str | None, commit: str, run: str) -> N
                 f"there cannot be a branch {name!r} beside the branches that exist",
                 why=error.stderr[-500:],
                 fix="name another `target:`",
-                code="AF-CONFLICT-004",
+                code="AF-CONFLICT-006",
             ) from error
         raise
 
 
+def _note_landed(user: Git, commit: str, run: str) -> None:
+    """The branch is there already. Unless this run has put it there (and then died), another one that made
+    the same commit has: a rollback of this run has nothing to take back.
+    """
+    landed = run_ref(run, LANDED_REF)
+    if _read(user, landed) != commit:
+        lines = f"update {landed} {commit}\nupdate {run_ref(run, TARGET_REF)} {commit}\n"
+        user.call("update-ref", "--stdin", data=lines.encode())
+
+
 def take_back(user_git_dir: Path, *, commit: str, branch: str, run: str) -> str:
     """Point `branch` to where it was before `commit` landed there; the commit it is at now, '' when it is
-    gone.
+    gone. Harmless when it is done again.
 
-    A branch that landing made is deleted. Raises `ConflictError` when it is no longer at `commit`: what came
-    after is not agentflow's to take away. Raises `RepositoryError` when it is checked out anywhere.
+    A branch that landing made is deleted; one that was there already stays. Raises `ConflictError` when it is
+    no longer at `commit`: what came after is not agentflow's to take away. Raises `RepositoryError` when it
+    is checked out anywhere, or when the run has not landed in this repository.
     """
     user = Git(user_git_dir)
     was, landed = run_ref(run, TARGET_REF), _landed_ref(branch)
     before = _read(user, was)
     current = _read(user, f"refs/heads/{branch}")
-    if current in (before, None) and current != commit:
+    if _read(user, run_ref(run, LANDED_REF)) != commit:
+        raise _not_landed_here(user_git_dir, run)
+    if before == commit:
+        return current or ""
+    if current in (before, None):
         return current or ""  # done already
     if current != commit:
         raise _has_moved_on(branch, str(current), commit, before)
@@ -197,8 +216,7 @@ def take_back(user_git_dir: Path, *, commit: str, branch: str, run: str) -> str:
     if _read(user, landed):
         is_ours = before and branch.startswith("agentflow/")
         lines.append(f"update {landed} {before}" if is_ours else f"delete {landed}")
-    if before:
-        lines.append(f"delete {was}")
+    # What says where it was stays until the rollback has come to its end: it may have to be done again.
     try:
         text = "\n".join([*lines, ""])
         user.call("update-ref", "-m", f"agentflow: roll back {run}", "--stdin", data=text.encode())
@@ -208,6 +226,15 @@ def take_back(user_git_dir: Path, *, commit: str, branch: str, run: str) -> str:
             raise _has_moved_on(branch, str(now), commit, before) from error
         raise
     return before or ""
+
+
+def _not_landed_here(git_dir: Path, run: str) -> RepositoryError:
+    return RepositoryError(
+        f"run {run} has not landed in {git_dir}",
+        why=f"its ref {run_ref(run, LANDED_REF)} is not there, so nothing tells where the branch was before",
+        fix="type this in the clone in which the run has landed",
+        code="AF-ROLLBACK-004",
+    )
 
 
 def _has_moved_on(branch: str, current: str, commit: str, before: str | None) -> ConflictError:

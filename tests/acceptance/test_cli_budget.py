@@ -134,3 +134,5 @@ def test_what_is_no_change_is_refused(cli: Cli) -> None:
     }.items():  # fmt: skip
         done = cli.run("resume", "--budget", word, code=2)
         assert why in done.stderr, (word, done.stderr)
+    done = cli.run("budget", "set", "letters-1", code=2)
+    assert "what is to be changed of letters-1?" in done.stderr

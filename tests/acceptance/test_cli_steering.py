@@ -80,6 +80,7 @@ def test_a_run_is_paused_and_goes_on(house: House, tmp_path: Path) -> None:
     told = house.run("status", run_id).stdout
     assert f"next: agentflow resume {run_id}\n" in told
     assert house.run("resume", run_id, timeout=120).stdout.startswith("landed on agentflow/some-files")
+    assert "cannot be paused: it is landed" in house.run("pause", run_id, code=2).stderr
 
 
 def test_a_paused_role_is_told_and_holds_nothing_else(house: House) -> None:
@@ -179,7 +180,9 @@ def test_a_paused_fleet_takes_runs_and_its_words_can_be_said_again(house: House)
     run_id = house.json("run", "--detach", "--json")["run"]
     wait_until(lambda: states(house, run_id)["a"] == "parked", timeout=60)
     assert json.loads(house.run("workers", "--json").stdout)["paused"] == {"fleet": "by its operator"}
+    assert "fleet is paused: by its operator" in house.run("status").stderr
     house.run("resume", "--fleet")
+    assert "is paused" not in house.run("status").stderr
     house.run("watch", run_id, timeout=120)
 
 
@@ -199,6 +202,8 @@ def test_a_run_is_drained_and_waited_for(house: House, tmp_path: Path) -> None:
 def test_words_to_a_role_without_any_run(house: House) -> None:
     assert house.run("cancel", "--role", "docs").stdout == "role docs: cancelled\n"
     assert house.run("drain", "--role", "docs", "--timeout", "1s").stdout == "role docs: drained\n"
+    refused = house.run("drain", "--role", "docs", "--resume", code=2)
+    assert "agentflow resume --role docs" in refused.stderr
     killed = house.json("kill", "--role", "docs", "--json")
     assert killed == {"role": "docs", "state": "paused", "attempts": 0}
     assert house.json("resume", "--role", "docs", "--json")["resumed"]

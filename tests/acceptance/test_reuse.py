@@ -115,3 +115,19 @@ def test_work_that_others_say_is_good_is_judged_here(project: House, tmp_path: P
     client.set(key, forged, ex=1000)
     run(project, one)
     assert done(tmp_path) == "a"
+
+
+def test_what_a_second_attempt_has_made_is_used_again(project: House, tmp_path: Path) -> None:
+    """What the first attempt came to is told to the second one; the task is the same all the same."""
+    tried = tmp_path / "tried"
+    work = f"echo a >> {tmp_path}/attempts; test -e {tried} && echo ok > a.txt; touch {tried}"
+    slow = {
+        "id": "a",
+        "acceptance": ["test -f a.txt"],
+        "artifacts": ["a.txt", "b.txt"],
+        "runner": {"command": ["sh", "-c", f"echo once > b.txt; {work}"]},
+    }
+    run(project, [slow])
+    assert done(tmp_path) == "aa"
+    again = run(project, [slow])
+    assert (done(tmp_path), again["nodes"]["a"]["attempts"]) == ("", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from helpers.broken_scripts import broken, rewritten
@@ -190,6 +191,61 @@ def test_an_operators_own_pause_is_left_alone(ledger: Ledger) -> None:
     assert ledger.pauses()[ROLE].reason == "maintenance"
     ledger.settle("run-1", nodes[3], claims[nodes[3]].fence, NodeState.SUCCEEDED)
     assert ledger.pauses()[ROLE].reason == "maintenance"
+
+
+def test_an_operators_pause_takes_the_place_of_a_breakers(
+    clock: SimulatedRedis, ledger: Ledger, breakers: Breakers
+) -> None:
+    nodes = wide(ledger)
+    running = ledger.claim("run-1", nodes[4], worker="w", ttl_ms=60_000)
+    fail(ledger, *nodes[:3])
+    refusal(ledger, nodes[3])
+    assert ledger.pause(ROLE, "maintenance")
+    assert not ledger.pause(ROLE, "again")
+    forward(clock, COOL_S + 1)
+    assert not breakers.trials().others
+    ledger.settle("run-1", nodes[4], running.fence, NodeState.SUCCEEDED)
+    assert ledger.pauses()[ROLE].reason == "maintenance"
+    answer = ledger.unpause(ROLE)
+    assert answer
+    assert answer.others == (("run-1", nodes[3]),)
+
+
+def test_a_trial_that_fails_leaves_an_operators_pause_alone(
+    clock: SimulatedRedis, ledger: Ledger, breakers: Breakers
+) -> None:
+    nodes = wide(ledger)
+    fail(ledger, *nodes[:3])
+    refusal(ledger, nodes[3])
+    forward(clock, COOL_S + 1)
+    assert breakers.trials().others == (("run-1", nodes[3]),)
+    running = ledger.claim("run-1", nodes[3], worker="w", ttl_ms=60_000)
+    ledger.pause(ROLE, "maintenance")
+    ledger.settle("run-1", nodes[3], running.fence, NodeState.FAILED, reason="it broke")
+    assert ledger.pauses()[ROLE].reason == "maintenance"
+
+
+def test_a_trial_is_one_that_could_start(clock: SimulatedRedis, ledger: Ledger, breakers: Breakers) -> None:
+    """Of those that stand still for want of room none is tried, and not all are looked at for each."""
+    nodes = wide(ledger, 60)
+    holders = [ledger.claim("run-1", node, worker="w", ttl_ms=60_000) for node in nodes[3:5]]
+    fail(ledger, *nodes[:3])
+    for node in nodes[5:]:
+        refusal(ledger, node)
+    ledger.set_limit("fleet", 2)
+    forward(clock, COOL_S + 1)
+    before = commands(ledger)
+    assert not breakers.trials().others
+    assert commands(ledger) - before < 60 * 40
+    freed = ledger.requeue("run-1", nodes[3], holders[0].fence, reason="red", delay_ms=60_000)
+    assert len({*freed.woken, *(node for _, node in breakers.trials().others)}) == 1, (
+        "now there is room for one"
+    )
+
+
+def commands(ledger: Ledger) -> int:
+    """Commands that the server has done, those of scripts included."""
+    return sum(int(one["calls"]) for one in cast("Any", ledger.client.info("commandstats")).values())
 
 
 def test_a_ledger_that_nobody_has_told_has_no_breaker(ledger: Ledger) -> None:

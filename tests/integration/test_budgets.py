@@ -22,9 +22,10 @@ from agentflow.runners.registry import make_runner
 from agentflow.runners.scripted import Script
 from agentflow.runners.scripted_server import ScriptedServer
 from agentflow.states import NodeState, RunState
-from agentflow.store import scripts
+from agentflow.store import keys, scripts
 from agentflow.store.budgets import DAY_S, Amount, Change, nano
 from agentflow.store.ledger import Ledger
+from agentflow.store.records import INTEGRATE
 from agentflow.tasks import account
 from agentflow.tasks.account import LedgerAccount
 
@@ -131,6 +132,17 @@ def test_adding_to_a_limit_that_is_not_there_is_refused(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match="no limit in tokens"):
         ledger.grant(RUN, PROJECT, changes)
     assert not ledger.purses(RUN)["run"].limited, "nothing is done then"
+
+
+def test_a_budget_of_a_closed_run_goes_with_it(ledger: Ledger) -> None:
+    open_run(ledger, {"a": []})
+    for node in ("a", INTEGRATE):
+        ledger.settle(RUN, node, claim(ledger, node), NodeState.SUCCEEDED)
+    assert ledger.close(RUN, RunState.FAILED)
+    allow(ledger, "run", 5)
+    assert 0 < ledger.client.ttl(keys.part(RUN, "budget")) <= keys.CLOSED_TTL_S
+    assert ledger.reopen(RUN)
+    assert ledger.client.ttl(keys.part(RUN, "budget")) == -1
 
 
 # -- attempts that are lost ------------------------------------------------------------------------

@@ -272,6 +272,26 @@ def test_an_integration_that_was_about_to_start_waits_once_more(ledger):
     assert states(ledger)[INTEGRATE] == "ready"
 
 
+def test_the_integration_waits_for_what_is_done_again_and_leads_nowhere(ledger):
+    open_run(ledger, {"a": [], "b": [], "both": ["a", "b"]})
+    end(ledger, "a", FAILED)
+    end(ledger, "b", FAILED)
+    assert ledger.retry(RUN, "a").ready == ("a",)
+    assert states(ledger) == {"a": "ready", "b": "failed", "both": "skipped", INTEGRATE: "pending"}
+    validate_run(ledger, RUN)
+    end(ledger, "a")
+    assert states(ledger)[INTEGRATE] == "ready"
+
+
+def test_the_integration_alone_is_done_again(ledger):
+    open_run(ledger, {"a": []})
+    end(ledger, "a")
+    close(ledger, RunState.FAILED)
+    assert ledger.retry(RUN, INTEGRATE).ready == (INTEGRATE,)
+    validate_run(ledger, RUN)
+    close(ledger, RunState.READY_TO_LAND)
+
+
 def test_a_run_that_was_stopped_goes_on_with_what_hung_on_the_node(ledger):
     open_run(ledger, {"a": [], "b": ["a"], "c": []}, on_failure="stop")
     end(ledger, "a", FAILED)
@@ -280,6 +300,27 @@ def test_a_run_that_was_stopped_goes_on_with_what_hung_on_the_node(ledger):
     again = ledger.requeue(RUN, "a", claim(ledger, "a").fence, reason="red", counter="failures")
     assert again.head[1] == "ready"
     assert states(ledger)["c"] == "cancelled"
+
+
+def test_what_has_not_begun_waits_for_an_optional_node_that_is_done_again(ledger):
+    open_run(ledger, {"extra": [], "p": [], "both": ["extra", "p"], "alone": ["extra"]}, optional=["extra"])
+    end(ledger, "extra", FAILED)
+    went_on = claim(ledger, "alone")
+    ledger.retry(RUN, "extra")
+    validate_run(ledger, RUN)
+    end(ledger, "extra")
+    assert states(ledger)["both"] == "pending", "its other parent has not ended"
+    ledger.settle(RUN, "alone", went_on.fence, OK)
+    end(ledger, "p")
+    assert states(ledger)["both"] == "ready"
+
+
+def test_what_went_on_without_an_optional_node_may_start_before_it_is_done_again(ledger):
+    open_run(ledger, {"extra": [], "alone": ["extra"]}, optional=["extra"])
+    end(ledger, "extra", FAILED)
+    ledger.retry(RUN, "extra")
+    end(ledger, "alone")
+    validate_run(ledger, RUN)
 
 
 @pytest.mark.parametrize(

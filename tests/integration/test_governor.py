@@ -174,6 +174,14 @@ def test_a_429_closes_the_endpoint_for_everybody_until_then(
     assert granted(governor, "c") == [True]
 
 
+def test_an_endpoint_that_is_closed_for_hours_is_not_forgotten_before(governor: Governor) -> None:
+    governor.configure({WINDOWS[0]: {"concurrency": 9}})
+    assert granted(governor, "a", "b") == [True, True]
+    governor.told(call("a"), 10 * 3600 * 1000, "asks for a pause")
+    governor.leave(call("b"), 5, took_ms=10, answered=False)
+    assert governor._client.pttl(keys.rate(WINDOWS[0])) > 9 * 3600 * 1000
+
+
 def test_pauses_that_are_too_short_again_and_again_grow_until_an_answer_comes(
     clock: SimulatedRedis, governor: Governor
 ) -> None:

@@ -150,3 +150,29 @@ def test_diffs_for_people(bench, git_dir):
     commit = published(bench, "one\n")
     assert "a.txt | 2 +-" in land.diffstat(git_dir, bench.base, commit)
     assert "+one" in land.diff(git_dir, bench.base, commit)
+
+
+@pytest.mark.parametrize("branch", [BRANCH, "develop"])
+def test_what_another_run_has_put_there_is_not_this_ones_to_take_back(bench, git_dir, branch):
+    """Two runs may come to the same commit (verified work is used again): one of them moved the branch."""
+    commit = published(bench, "one\n")
+    if branch == "develop":
+        git(bench.repo, "branch", "develop", bench.base)
+    for run in ("run-1", "run-2", "run-2"):
+        assert land.land(git_dir, commit=commit, branch=branch, run=run).branch == branch
+    assert land.take_back(git_dir, commit=commit, branch=branch, run="run-2") == commit
+    assert tip(bench, branch) == commit
+    gone = "" if branch == BRANCH else bench.base
+    # Whoever dies after the branch has moved does it again.
+    for _ in range(2):
+        assert land.take_back(git_dir, commit=commit, branch=branch, run="run-1") == gone
+        assert git(bench.repo, "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}") == gone
+
+
+def test_a_branch_is_taken_back_only_where_it_landed(bench, git_dir):
+    commit = published(bench, "one\n")
+    git(bench.repo, "branch", "fetched", commit)
+    with pytest.raises(RepositoryError, match="has not landed in") as refused:
+        land.take_back(git_dir, commit=commit, branch="fetched", run="run-1")
+    assert refused.value.code == "AF-ROLLBACK-004"
+    assert tip(bench, "fetched") == commit

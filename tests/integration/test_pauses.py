@@ -149,3 +149,32 @@ def test_a_role_is_cancelled_with_what_needs_it(ledger):
     assert answer.ended == ("a", "b")
     assert states(ledger) == {"a": "cancelled", "b": "cancelled", "c": "ready", INTEGRATE: "pending"}
     assert ledger.cancel_role(RUN, "coder", "again").head[0] == "none"
+
+
+def test_what_stands_behind_another_when_its_role_goes_on_says_so(ledger):
+    open_run(ledger, {"a": [], "b": []}, roles={"a": "docs", "b": "qa"}, locks={"a": ["src"], "b": ["src"]})
+    first = claim(ledger, "b")
+    assert claim(ledger, "a").reason == "lock: src is held for b"
+    ledger.pause("role:docs", "lunch")
+    ledger.requeue(RUN, "b", first.fence, reason="the worker is leaving")
+    assert "lunch" in ledger.node(RUN, "a").reason
+    again = claim(ledger, "b")
+    ledger.unpause("role:docs")
+    assert ledger.node(RUN, "a").reason == "lock: src is held for b"
+    assert ledger.settle(RUN, "b", again.fence, OK).woken == ("a",)
+
+
+def test_what_waited_for_room_says_that_its_role_is_paused_and_keeps_nobody_from_his_locks(ledger):
+    open_run(
+        ledger, {"a": [], "b": [], "c": []},
+        roles={"a": "qa", "b": "docs", "c": "qa"}, locks={"b": ["src"], "c": ["src/x"]},
+    )  # fmt: skip
+    ledger.set_limit("fleet", 1)
+    first = claim(ledger, "a")
+    assert claim(ledger, "b").reason.startswith("fleet limit")
+    assert claim(ledger, "c").reason.startswith("lock: src/x is held for b")
+    ledger.pause("role:docs", "lunch")
+    assert ledger.settle(RUN, "a", first.fence, OK).woken == ("c",)
+    assert ledger.node(RUN, "b").reason == "paused: role docs: lunch"
+    done(ledger, "c")
+    assert ledger.unpause("role:docs").others == ((RUN, "b"),)

@@ -84,6 +84,17 @@ def test_a_run_is_planted_again_and_goes_on_from_what_was_settled(ledger: Ledger
     assert ledger.client.hget(keys.part(RUN, "writers"), "src") == "a"
 
 
+def test_who_restores_a_run_second_does_not_close_it(ledger: Ledger) -> None:
+    fields = restoring.run_facts(ledger.client, RUN)
+    plant(ledger, {})
+    assert ledger.reopen(RUN)
+    taken = ledger.claim(RUN, "a", worker="w", ttl_ms=60_000)
+    restoring.plant(ledger, fields, SPECS, "{}", nodes={}, generation=1, closing={})
+    assert ledger.run(RUN).state is RunState.OPEN
+    assert ledger.settle(RUN, "a", taken.fence, NodeState.SUCCEEDED).head[0] == "settled"
+    sound(ledger)
+
+
 def test_a_run_that_had_ended_is_as_it_was(ledger: Ledger) -> None:
     do(ledger, "a")
     closing = {

@@ -182,6 +182,19 @@ def test_before_a_node_and_what_nobody_knows(machine: Stage, repo: Path, tmp_pat
     assert (done.undone, done.commit) == (("b",), points["before:b"])
 
 
+def test_a_report_is_a_checkpoint_too(machine: Stage, repo: Path, tmp_path: Path) -> None:
+    """It has no commit: its tree is what it looked at."""
+    look = {"id": "look", "role": "reviewer", "prompt": "x", "needs": ["a"], "output": "report"}
+    look["runner"] = {"command": ["echo", "fine"]}
+    first = run(machine, repo, [node(tmp_path, "a"), look, node(tmp_path, "b", "look")], take=False)
+    points = {p.name: p.commit for p in rollback.list_checkpoints(first.run, config=machine.config)}
+    assert list(points) == ["start", "before:a", "a", "before:look", "look", "before:b", "b", "result"]
+    assert points["look"] == first.nodes["a"].commit
+    assert git(repo, "rev-parse", f"refs/agentflow/runs/{first.run}/nodes/look") == points["look"]
+    done = back(machine, repo, first.run, "look")
+    assert (done.undone, done.commit) == (("b",), points["look"])
+
+
 def test_a_run_that_goes_on_is_not_rolled_back(machine: Stage, repo: Path, tmp_path: Path) -> None:
     spec = {"feature": "Letters", "target": "letters", "tasks": [node(tmp_path, "a")]}
     spec["tasks"][0]["runner"] = {"command": ["sleep", "600"]}

@@ -407,3 +407,10 @@ def test_an_older_layout_is_taken_over_only_when_nobody_uses_it(ledger, redis_cl
     assert fleet.agree_on_schema() == keys.SCHEMA_VERSION
     redis_client.set(keys.SCHEMA, "99")
     assert fleet.agree_on_schema() == "99"
+
+
+def test_an_exclusive_run_that_never_had_to_begin_leaves_the_line_with_its_end(ledger):
+    open_run(ledger, {"a": []}, run_id="one", exclusive=["src"], optional=["a"])
+    ledger.cancel_role("one", "worker", "not needed")
+    assert finish(ledger, "one")
+    assert not ledger.client.exists(keys.project_line("p"))

@@ -144,7 +144,7 @@ def test_every_key_that_a_script_names_stands_in_the_table():
 def test_an_operator_can_ask(ledger, redis_url, tmp_path):
     with command_line(tmp_path) as cli:
         cli.env["AGENTFLOW_REDIS_URL"] = redis_url
-        assert "nothing contradicts itself; 1 runs are known" in cli.run("doctor", "--ledger").stdout
+        assert "nothing contradicts itself; 1 run is known" in cli.run("doctor", "--ledger").stdout
         ledger.client.delete(keys.LEASES)
         told = cli.run("doctor", "--ledger", code=int(Exit.INFRA)).stdout
         assert "FAIL  ledger          run-1/b: runs under fence" in told

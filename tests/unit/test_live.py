@@ -195,6 +195,16 @@ def test_a_transition_is_one_line_whatever_its_reason_holds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reason", "command"),
+    [("paused by its user", "resume r1"), ("budget: run: $1.00 of $1.20 spent", "resume r1 --budget +N")],
+)
+def test_a_paused_run_says_what_lets_it_go_on(reason: str, command: str) -> None:
+    """Without more to spend a run that has spent its budget would be paused again at once."""
+    paused = Event("1-0", "r1", "run.paused", NOW, "", "paused", 0, reason)
+    assert live.plain_line(paused, NOW) == f"     0.0s  run  paused  {reason}; `agentflow {command}` goes on"
+
+
+@pytest.mark.parametrize(
     ("raw", "shown"),
     [
         ("a\x1b[2Jb", "ab"),

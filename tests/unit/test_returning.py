@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from agentflow.canvas.plan import Plan, PlanNode
+from agentflow.checkpoints import going_back
 from agentflow.cli.returning import _lines
 from agentflow.rollback import RolledBack
+from agentflow.states import NodeState
+from agentflow.store.records import NodeRecord
 
 PLAIN = RolledBack("run-1", "start", "c" * 40, "t" * 40, "refs/agentflow/x", (), ())
 
@@ -30,3 +34,16 @@ def test_a_branch_that_is_gone_and_many_nodes() -> None:
 
 def test_a_run_without_a_repository_has_nothing_to_show() -> None:
     assert "worktree" not in told(ref="", commit="", tree="")
+
+
+def test_a_node_that_is_called_start_is_meant_by_its_name() -> None:
+    plan = Plan(
+        feature="x", nodes=(PlanNode(id="start", role="r"), PlanNode(id="b", role="r", needs=("start",)))
+    )
+    nodes = {
+        "start": NodeRecord("start", "r", NodeState.SUCCEEDED),
+        "b": NodeRecord("b", "r", NodeState.SUCCEEDED, parents=("start",)),
+    }
+    found = {to: going_back(plan, nodes, to, keep_successful=False) for to in ("start", "")}
+    assert (found["start"].holds, found["start"].undone) == ({"start"}, {"b"})
+    assert (found[""].name, found[""].undone) == ("start", {"start", "b"})

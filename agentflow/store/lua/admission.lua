@@ -47,6 +47,21 @@ end
 
 local function queue_of(queue, role) return queue and queue ~= '' and queue or role end
 
+-- Whether a more important node of this run, of another class, waits for room too and has it now.
+local function goes_after(node)
+  if redis.call('HGET', RUN, 'mixed') ~= '1' then return false end
+  local mine = importance(redis.call('HGET', nkey(node), 'order'))
+  for _, other in ipairs(redis.call('ZRANGE', part('waiting'), 0, -1)) do
+    local o = redis.call('HMGET', nkey(other), 'role', 'queue', 'role_limit', 'order')
+    if importance(o[4]) >= mine then return false end
+    if full(o[1], o[3]) == '' and no_room(o[1], queue_of(o[2], o[1]), false) == ''
+      and not blocked(other, wants(other)) then
+      return true
+    end
+  end
+  return false
+end
+
 -- Nodes of the calling run that have become ready just now, best first. Their messages are under way.
 local fresh = nil
 local function find_fresh()

@@ -31,7 +31,11 @@ local function open_role(role, node, fails, cool, trips, reason)
   redis.call('HDEL', 'af:breakers', 'trial:' .. role)
   local why = string.format('breaker: %d of its nodes failed in a row; one is tried after %.0f s; the last: %s', fails,
     (till - NOW) / 1000, cut(reason, 200))
-  redis.call('HSET', 'af:paused', 'role:' .. role, NOW .. ' ' .. why)
+  local was = redis.call('HGET', 'af:paused', 'role:' .. role)
+  if not was or string.find(was, '^%d+ breaker: ') then
+    -- An operator's own pause is left alone.
+    redis.call('HSET', 'af:paused', 'role:' .. role, NOW .. ' ' .. why)
+  end
   forget_pauses()
   emit('breaker.opened', node, '', 0, 'role ' .. role .. ': ' .. why)
 end

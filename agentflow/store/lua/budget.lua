@@ -108,18 +108,26 @@ local function free_holds(node, fence, ids)
   redis.call('HDEL', nkey(node), 'holds')
 end
 
+-- How urgent the most urgent node of this run is that has not ended; kept until one ends (endings.lua: finish).
+local urgent = {}
+local function most_urgent()
+  if not urgent[RUN_ID] then
+    local least = math.huge
+    for _, node in ipairs(redis.call('SMEMBERS', part('open'))) do
+      least = math.min(least, tonumber(redis.call('HGET', nkey(node), 'urgency') or nil) or math.huge)
+    end
+    urgent[RUN_ID] = least
+  end
+  return urgent[RUN_ID]
+end
+
 -- Whether something of this run besides `node` is at work or about to be, and more important work is unfinished.
 local function comes_after(node, urgency, woken)
   local r = redis.call('HMGET', RUN, 'mixed', 'in_flight')
   if r[1] ~= '1' or not urgency then return false end
   local moves = tonumber(r[2] or 0) - tonumber(woken or 0) > 0
   for _, other in ipairs(redis.call('ZRANGE', part('ready'), 0, 1)) do moves = moves or other ~= node end
-  if not moves then return false end
-  for _, other in ipairs(redis.call('SMEMBERS', part('open'))) do
-    local theirs = tonumber(redis.call('HGET', nkey(other), 'urgency') or nil)
-    if theirs and theirs < urgency then return true end
-  end
-  return false
+  return moves and most_urgent() < urgency
 end
 
 -- Runs of which a budget held something back in this script: 'spent', or 'held' when calls under way are the

@@ -24,6 +24,8 @@ if ARGV[2] ~= 'ready_to_land' then
   unbar()
 elseif redis.call('HGET', RUN, 'holds') == '1' then
   redis.call('ZADD', 'af:holding', NOW + tonumber(ARGV[7]), ARGV[1])
+else
+  redis.call('ZREM', project_key('wait'), ARGV[1])  -- nothing of it had to begin
 end
 wake()
 return answer({'closed', ARGV[2]})

@@ -37,6 +37,7 @@ local function finish(first, first_state, first_reason)
     local n = redis.call('HMGET', nkey(node), 'children', 'optional', 'attempt', 'commit')
     redis.call('HSET', nkey(node), 'state', state, 'reason', reason, 'ended_ms', NOW)
     redis.call('SREM', part('open'), node)
+    urgent[RUN_ID] = nil
     step_out(node)
     redis.call('HINCRBY', RUN, 'nodes_left', -1)
     ended[#ended + 1] = node

@@ -24,6 +24,9 @@ for i = 3, #ARGV, 3 do
     redis.call('HSET', key, field, 0)
   end
 end
+-- A closed run is forgotten some day, and with it what it may spend when it is resumed.
+local ttl = home ~= '' and redis.call('TTL', RUN) or -1
+if ttl > 0 then redis.call('EXPIRE', key, ttl) end
 
 for _, run in ipairs(home ~= '' and {home} or redis.call('SMEMBERS', 'af:open')) do
   turn_to(run)

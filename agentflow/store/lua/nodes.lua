@@ -42,7 +42,7 @@ local function look_through(contended)
     if why == '' then
       why = held_back(node, n[1])
       if why ~= '' then
-        redis.call('HSET', nkey(node), 'reason', why)
+        redis.call('HSET', nkey(node), 'reason', why, 'behind', '')
         -- It may stand still for long: others need not wait for its turn at its locks.
         aside = step_out(node) or aside
       end
@@ -76,33 +76,22 @@ local function wake_own(contended)
   while look_through(contended) do end
 end
 
--- Whether a more important node of this run, of another class, waits for room too and has it now.
-local function goes_after(node)
-  if redis.call('HGET', RUN, 'mixed') ~= '1' then return false end
-  local mine = importance(redis.call('HGET', nkey(node), 'order'))
-  for _, other in ipairs(redis.call('ZRANGE', part('waiting'), 0, -1)) do
-    local o = redis.call('HMGET', nkey(other), 'role', 'queue', 'role_limit', 'order')
-    if importance(o[4]) >= mine then return false end
-    if full(o[1], o[3]) == '' and no_room(o[1], queue_of(o[2], o[1]), false) == ''
-      and not blocked(other, wants(other)) then
-      return true
-    end
-  end
-  return false
-end
-
 -- The best parked node of the class in this run that only waited for room; nil when there is none. When a
 -- better one has just become ready that one is given the room: 'seated'.
 local function candidate(class)
   if redis.call('HGET', RUN, 'state') ~= 'open' then return nil end
   for _, node in ipairs(redis.call('ZRANGE', part('waiting'), 0, -1)) do
     local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'role_limit', 'attempt', 'order')
-    if n[1] .. '|' .. queue_of(n[2], n[1]) == class then
+    local queue = queue_of(n[2], n[1])
+    if n[1] .. '|' .. queue == class then
       if seat_before(tonumber(n[5] or 0), class) then return 'seated' end
       if full(n[1], n[3]) ~= '' then return nil end
-      if held_back(node, n[1]) == '' and not blocked(node, wants(node)) then
+      local why = held_back(node, n[1])
+      if why ~= '' then
+        put_aside(node, n[1], queue, why)
+      elseif not blocked(node, wants(node)) then
         if goes_after(node) then return nil end
-        local why = outranked(node)
+        why = outranked(node)
         if why == '' then why = barred() end
         if why == '' then return node, n[4] end
         redis.call('HSET', nkey(node), 'reason', why)
@@ -148,14 +137,22 @@ local function wake_fair()
       elseif node then
         unawait(node, role, queue)
         wake_node(node, role, queue, attempt)
-        -- What left the way to a more important one may go now.
-        for _, gone in pairs(passed) do gone[run] = nil end
-      else
-        passed[class][run] = true
       end
+      -- What left the way to a more important one may go now.
+      for _, gone in pairs((node or set_aside[run] == 'now') and passed or {}) do gone[run] = nil end
+      if set_aside[run] then set_aside[run] = 'seen' end
+      if not node then passed[class][run] = true end
     end
   end
+  local again = next(set_aside) ~= nil
+  for run_aside in pairs(set_aside) do
+    -- It leaves the line for its locks, where others may stand behind it.
+    set_aside[run_aside] = nil
+    turn_to(run_aside)
+    wake_own(true)
+  end
   turn_to(home)
+  if again then wake_fair() end
 end
 
 -- Some of the day's budget is free again: other runs of the project may go on that it held back.
@@ -164,7 +161,9 @@ local function wake_short()
   day_freed = false
   for _, run in ipairs(redis.call('ZRANGE', 'af:short', 0, -1)) do
     turn_to(run)
-    if run ~= home and redis.call('HGET', RUN, 'project') == project then
+    local r = redis.call('HMGET', RUN, 'project', 'state')
+    -- One that is paused stays noted: the next day lets it go on (morning.lua).
+    if run ~= home and r[1] == project and r[2] == 'open' then
       redis.call('ZREM', 'af:short', run)
       wake_own(is_contended())
     end
@@ -175,7 +174,10 @@ end
 local function wake()
   local contended = is_contended()
   if redis.call('EXISTS', part('parked')) == 1 then wake_own(contended) end
-  if day_freed then wake_short() end
+  if day_freed then
+    wake_short()
+    contended = is_contended()
+  end
   if contended then wake_fair() end
 end
 
@@ -189,6 +191,7 @@ local function park(node, reason, wide, aside)
   if n[2] and n[2] ~= '[]' then
     if aside then step_out(node) else line_up(node) end
   end
+  if aside then redis.call('HSET', nkey(node), 'behind', '') end
   if wide then await(node, n[4], queue_of(n[5], n[4])) end
   emit('node.parked', node, 'parked', n[3], reason)
 end

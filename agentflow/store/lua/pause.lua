@@ -3,7 +3,10 @@
 -- returns: 'paused' | 'resumed' | 'same' (nothing changed); then the answer (others: what to send)
 local verb, name = ARGV[2], ARGV[3]
 if verb == 'pause' then
-  if redis.call('HSETNX', 'af:paused', name, NOW .. ' ' .. ARGV[4]) == 0 then return answer({'same'}) end
+  local was = redis.call('HGET', 'af:paused', name)
+  -- A breaker's pause would end by itself: the operator's takes its place.
+  if was and not is_automatic(string.match(was, '^%d+ (.*)$') or '') then return answer({'same'}) end
+  redis.call('HSET', 'af:paused', name, NOW .. ' ' .. ARGV[4])
   return answer({'paused'})
 end
 if redis.call('HDEL', 'af:paused', name) == 0 then return answer({'same'}) end

@@ -14,6 +14,8 @@ for _, purse in ipairs(amount.usd + amount.tokens > 0 and where or {}) do
   local why, is_spent = lacks(purse, amount)
   if why then
     redis.call('HSET', nkey(node), 'need', string.format('%.0f %.0f', amount.usd, amount.tokens))
+    -- A limit of the day that is younger than the run, which was closed then: from now on its claims ask for it.
+    if not guarded('b') then redis.call('HSET', RUN, 'guards', guards[RUN_ID] .. 'b') end
     return {'refused', purse.called, why, is_spent and 'spent' or 'held'}
   end
 end

@@ -46,22 +46,25 @@ end
 redis.call('HSET', RUN, 'stopped', 0)
 redis.call('HINCRBY', RUN, 'generation', 1)
 emit('run.retried', '', was_closed and 'open' or r[1], 0, node)
-if last and last[2] ~= 'pending' then
+if last and last[2] ~= 'pending' and last[1] ~= node then
   -- The integration waits for this one too.
   again[last[1]] = true
   if last[2] == 'ready' then forget(last[1]) else left = left + 1 end
 end
 redis.call('HINCRBY', RUN, 'nodes_left', left)
 for _, other in ipairs(order) do
+  local waits, n = 0, redis.call('HMGET', nkey(other), 'parents', 'state', 'tolerant')
+  for _, parent in ipairs(cjson.decode(n[1])) do
+    local _, is = is_settled(parent)
+    if again[parent] or not is_over(is) then waits = waits + 1 end
+  end
+  -- What has not begun waits for it too: it was optional, and is no longer over.
+  if n[2] == 'pending' and not again[other] and n[3] ~= '1' then redis.call('HSET', nkey(other), 'parents_left', waits) end
   if again[other] then
-    local waits = 0
-    for _, parent in ipairs(cjson.decode(redis.call('HGET', nkey(other), 'parents'))) do
-      local _, is = is_settled(parent)
-      if again[parent] or not is_over(is) then waits = waits + 1 end
-    end
     start_over(other, waits)
     emit('node.again', other, 'pending')
-    if waits == 0 then
+    -- The integration comes when nothing else is left, whatever it has for parents (endings.lua: finish).
+    if waits == 0 and (n[3] ~= '1' or redis.call('SCARD', part('open')) == 1) then
       offer(other)
       ready[#ready + 1] = other
       emit('node.ready', other, 'ready')

@@ -67,6 +67,16 @@ local function unawait(node, role, queue)
   if redis.call('HINCRBY', 'af:waiting', class, -1) <= 0 then redis.call('HDEL', 'af:waiting', class) end
 end
 
+-- Runs of which something was put aside: it waited for room and is held back by more than that. It is parked for that
+-- reason from now on; whoever lifts it looks there.
+local set_aside = {}
+local function put_aside(node, role, queue, why)
+  unawait(node, role, queue)
+  redis.call('ZADD', part('parked'), redis.call('HGET', nkey(node), 'order') or 0, node)
+  redis.call('HSET', nkey(node), 'reason', why, 'behind', '')
+  set_aside[RUN_ID] = 'now'
+end
+
 -- Whether runs with fewer nodes in flight have ready nodes enough for the `free` slots; the first such run.
 -- Their messages lie in the same queue, so whoever is refused a slot here leaves it to one of them.
 local function poorer(queue, free)

@@ -9,7 +9,8 @@
 --          'superseded'; told and failed: 'noted', how long it is closed (ms); others: 'noted'
 local MOST_STRIKES_MS, MOST_TRIPS_MS = 60000, 600000
 
-local function keep(key) redis.call('PEXPIRE', key, IDLE + 2 * SPAN) end
+-- Never shorter than it is kept already: a provider may be closed for longer than that.
+local function keep(key) redis.call('PEXPIRE', key, math.max(IDLE + 2 * SPAN, redis.call('PTTL', key))) end
 
 -- The node's own word for `why`, and an event when it begins to wait.
 local function tell(reason, till)

@@ -17,6 +17,13 @@ local function standing_still()
   return found
 end
 
+-- Whether nothing but the pause keeps it: looking through a whole run for each node that stands still takes too long.
+local function could_go(node, role)
+  local n = redis.call('HMGET', nkey(node), 'queue', 'role_limit')
+  return full(role, n[2]) == '' and held_back(node, role) == '' and not blocked(node, wants(node))
+    and no_room(role, queue_of(n[1], role), false) == ''
+end
+
 local function try_one(role)
   for _, run in ipairs(redis.call('SMEMBERS', 'af:open')) do
     turn_to(run)
@@ -25,10 +32,13 @@ local function try_one(role)
         if redis.call('HGET', nkey(node), 'role') == role then
           redis.call('HSET', 'af:breakers', 'trial:' .. role, run .. '|' .. node)
           forget_pauses()
-          wake()
-          if redis.call('HGET', nkey(node), 'state') == 'ready' then
-            emit('breaker.trial', node, '', 0, 'role ' .. role .. ': the breaker lets this one through')
-            return 1
+          if could_go(node, role) then
+            wake()
+            if redis.call('HGET', nkey(node), 'state') == 'ready' then
+              emit('breaker.trial', node, '', 0, 'role ' .. role .. ': the breaker lets this one through')
+              return 1
+            end
+            break
           end
         end
       end
@@ -41,9 +51,11 @@ local all = redis.call('HGETALL', 'af:breakers')
 for i = 1, #all, 2 do
   local role = string.match(all[i], '^open:(.*)$')
   local till = role and tonumber(string.match(all[i + 1], '^(%d+)|'))
-  if role and redis.call('HEXISTS', 'af:paused', 'role:' .. role) == 0 then
+  local why = role and redis.call('HGET', 'af:paused', 'role:' .. role)
+  if role and not why then
     redis.call('HDEL', 'af:breakers', 'fails:' .. role, 'open:' .. role, 'trial:' .. role)
-  elseif role and till <= NOW and not is_on_trial(redis.call('HGET', 'af:breakers', 'trial:' .. role)) then
+  elseif role and string.find(why, '^%d+ breaker: ') and till <= NOW
+    and not is_on_trial(redis.call('HGET', 'af:breakers', 'trial:' .. role)) then
     tried = tried + try_one(role)
   end
 end
