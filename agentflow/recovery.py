@@ -1,7 +1,7 @@
 """After Redis has lost data: the run is put back from the journal beside the repository and from git.
 
-    Redis has lost everything      the run is planted again, closed; what the journal says has settled is
-    adopted Redis has lost the latest      the ledger is older than the journal: what it lacks is adopted
+    Redis has lost everything    the run is planted again, closed, and what the journal has settled is adopted
+    Redis has lost the latest    the ledger is older than the journal, and what it lacks is adopted
 
 A commit counts as settled when the journal says so and the repository holds it; anything else is done again.
 The generation rises and so do the fences, so that nobody of before can settle anything. What was spent is
@@ -15,6 +15,8 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from agentflow import journal as journals
 from agentflow.canvas.opening import node_specs
@@ -108,7 +110,7 @@ def _restore(ledger: Ledger, run_id: str, config: Config, repo: Path, tell: Tell
     story = Journal(home, run_id).read() if home else Story()
     if home is None or not story.plan:
         raise _not_known(run_id, repo, config, is_torn=home is not None)
-    plan = Plan.model_validate(story.plan)
+    plan = _readable(story, run_id)
     base = str(story.run.get("base", ""))
     if not Store(home).has(base):
         raise InfraError(
@@ -129,6 +131,19 @@ def _restore(ledger: Ledger, run_id: str, config: Config, repo: Path, tell: Tell
     ledger.default_limits(configured_limits(config))
     restoring.carry_over(ledger.client, run_id, story.budget)
     return _adopt(ledger, run_id, _settled(story), story.generation, home, tell)
+
+
+def _readable(story: Story, run_id: str) -> Plan:
+    """The plan as the journal has it."""
+    try:
+        return Plan.model_validate(story.plan)
+    except ValidationError as error:
+        raise InfraError(
+            f"run {run_id} cannot be restored: the plan in its journal is not one of this version",
+            why="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3]),
+            fix="resume it with the version that it was submitted with, or run the feature again",
+            code="AF-INFRA-016",
+        ) from error
 
 
 def _adopt(

@@ -154,15 +154,19 @@ def submit(
     )
     ledger.note_estimate(run_id, cost.as_dict())
     if tell and transport == carrying.PACKS:
-        queues = ", ".join(ledger.unserved_of(run_id))
-        if queues:
-            tell(
-                f"no worker serves these queues yet: {queues}; their nodes wait until one is started with "
-                "`agentflow worker --redis URL`"
-            )
+        _tell_unserved(ledger, run_id, tell)
     Recorder(ledger, config, ledger.run(run_id), repo).catch_up()
     chords.start(canvas_of(ledger, run_id, config))
     return run_id
+
+
+def _tell_unserved(ledger: Ledger, run_id: str, tell: Callable[[str], None]) -> None:
+    queues = ", ".join(ledger.unserved_of(run_id))
+    if queues:
+        tell(
+            f"no worker serves these queues yet: {queues}; their nodes wait until one is started with "
+            "`agentflow worker --redis URL`"
+        )
 
 
 def transport_for(config: Config, *, distributed: bool = False) -> str:

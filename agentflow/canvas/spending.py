@@ -106,8 +106,11 @@ def _change(word: str, config: Config) -> Change:
     field = f"{_scope(where, word, config)}:{unit}"
     if value == "none":
         return Change(field, "none")
+    if value[:2] in ("+-", "++"):
+        # Python reads -5 from what is left of the first.
+        raise _unreadable(word, f"{value!r} is no amount")
     try:
-        amount = float(value.lstrip("+").replace("_", "")) if unit == "usd" else int(value.replace("_", ""))
+        amount = float(value.replace("_", "")) if unit == "usd" else int(value.replace("_", ""))
     except ValueError:
         raise _unreadable(word, f"{value!r} is no amount") from None
     if not abs(amount) <= MOST[unit]:

@@ -203,3 +203,15 @@ def test_a_run_whose_journal_does_not_say_what_it_is(
     assert not machine.ledger.client.exists(keys.run(run_id))
     with suppress(FileNotFoundError):
         journal.remove()
+
+
+def test_a_plan_of_another_version_is_told(machine: Stage, ann: Config, repo: Path, tmp_path: Path) -> None:
+    run_id = submit(ann, repo, tmp_path)
+    machine.ledger.client.flushall()
+    journal = Journal(repo / ".git", run_id)
+    story = journal.read()
+    journal.add({"kind": "opened", "run": story.run, "plan": {**story.plan, "of_tomorrow": 1}})
+    with pytest.raises(InfraError, match="not one of this version") as told:
+        runs.resume(run_id, config=ann, repo=repo)
+    assert "of_tomorrow" in told.value.why
+    assert not machine.ledger.client.exists(keys.run(run_id))

@@ -61,6 +61,12 @@ def test_a_run_is_resumed_with_more_for_its_day(config: Config, repo: Path) -> N
     assert limits(config, run_id) == {"limit:run:usd", "limit:run:tokens"}
 
 
+@pytest.mark.parametrize("word", ["usd=+-5", "usd=++5", "tokens=+-5", "+-5"])
+def test_an_amount_has_one_sign(config: Config, word: str) -> None:
+    with pytest.raises(UsageError, match="no amount"):
+        parse_changes([word], config)
+
+
 def test_a_budget_of_a_node_that_is_not_there_is_refused(config: Config, repo: Path) -> None:
     words = parse_changes(["node:nope.usd=1"], config)
     with pytest.raises(UsageError, match="no node 'nope'"):
