@@ -19,11 +19,12 @@ from dataclasses import dataclass
 
 import psutil
 
-from agentflow import closing, fleet, runs
+from agentflow import fleet, runs
 from agentflow.config import Config
 from agentflow.errors import UsageError
 from agentflow.explain import did_you_mean
 from agentflow.local import service
+from agentflow.runs import closing
 from agentflow.states import RunState
 from agentflow.store.fleet import Fleet
 from agentflow.store.ledger import Ledger

@@ -13,8 +13,8 @@ from agentflow.cli.options import JsonOption, RedisOption, config_of, monitor_of
 from agentflow.errors import UsageError
 
 if TYPE_CHECKING:
-    from agentflow.budgeting import BudgetView, Change, Purse
     from agentflow.config import Config
+    from agentflow.runs.budgeting import BudgetView, Change, Purse
 
 BudgetOption = Annotated[
     list[str] | None,
@@ -68,7 +68,7 @@ def change(
 
     + and - change a limit that is there; none takes it away. What it held back goes on.
     """
-    from agentflow import budgeting
+    from agentflow.runs import budgeting
 
     config = config_of(ctx, {"redis.url": redis})
     monitor = monitor_of(config)
@@ -91,7 +91,7 @@ def changes_of(words: list[str] | None, config: Config) -> list[Change]:
 
 
 def _show(ctx: typer.Context, run: str | None, redis: str | None, *, as_json: bool) -> None:
-    from agentflow import budgeting
+    from agentflow.runs import budgeting
 
     config = config_of(ctx, {"redis.url": redis})
     monitor = monitor_of(config)

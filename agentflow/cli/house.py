@@ -94,8 +94,8 @@ def gc(
 
     Hidden refs, workspaces, logs and caches of runs that were closed long enough ago.
     """
-    from agentflow import kept
     from agentflow.local import service
+    from agentflow.runs import kept
 
     config = config_of(ctx)
     service.ensure(config, worker=False)

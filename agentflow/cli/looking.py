@@ -210,7 +210,7 @@ def logs(
 
     Of each attempt: what the agent printed, its acceptance, its transcript.
     """
-    from agentflow import kept
+    from agentflow.runs import kept
 
     config = config_of(ctx)
     run_id, node = run_and_node(monitor_of(config), words)
@@ -239,7 +239,7 @@ def diff(
     stat: Annotated[bool, typer.Option("--stat", help="Files and line counts only.")] = False,
 ) -> None:
     """Show what a run or one of its nodes changed."""
-    from agentflow import kept
+    from agentflow.runs import kept
 
     config = config_of(ctx)
     run_id, node = run_and_node(monitor_of(config), words)

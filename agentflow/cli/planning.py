@@ -145,7 +145,7 @@ def view_of(
     from agentflow.app import make_app
     from agentflow.canvas.compile import Canvas
     from agentflow.canvas.plan import make_plan
-    from agentflow.forecast import Forecast
+    from agentflow.runs.forecast import Forecast
 
     made = make_plan(spec, config, only=only, jobs=jobs)
     here = Forecast.here(config, Path.cwd())

@@ -13,7 +13,7 @@ from agentflow.cli import text
 from agentflow.cli.options import JsonOption, RunArgument, config_of, monitor_of
 
 if TYPE_CHECKING:
-    from agentflow.rollback import RolledBack
+    from agentflow.runs.rollback import RolledBack
 
 #: Nodes that are named in one line.
 NAMED = 10
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def checkpoints(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption = False) -> None:
     """List what a run can be rolled back to."""
-    from agentflow import rollback as back
+    from agentflow.runs import rollback as back
 
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)
@@ -62,7 +62,7 @@ def rollback(
 
     `resume` does again what was undone.
     """
-    from agentflow import rollback as back
+    from agentflow.runs import rollback as back
 
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)

@@ -256,7 +256,7 @@ def _tell(result: RunResult, config: Config, manner: Manner) -> None:
 
 def _git(result: RunResult, config: Config) -> str:
     """Git as it is typed where the user's shell is (`demo` works in a directory of its own)."""
-    from agentflow import kept
+    from agentflow.runs import kept
 
     here = _SHELL_DIRECTORY.resolve()
     root = kept.lands_in(result.run, config=config, repo=Path.cwd()).resolve()
@@ -264,6 +264,6 @@ def _git(result: RunResult, config: Config) -> str:
 
 
 def _diffstat(result: RunResult, config: Config) -> str:
-    from agentflow import kept
+    from agentflow.runs import kept
 
     return kept.diff(result.run, None, config=config, stat=True) if result.commit else ""

@@ -26,8 +26,8 @@ from agentflow.errors import Exit, UsageError
 
 if TYPE_CHECKING:
     from agentflow.config import Config
-    from agentflow.failures import Failure
     from agentflow.monitor import Monitor
+    from agentflow.runs.failures import Failure
 
 RoleOption = Annotated[str | None, typer.Option("--role", help="Of this role, in every run.")]
 FleetOption = Annotated[bool, typer.Option("--fleet", help="Of the whole fleet.")]
@@ -311,7 +311,7 @@ def failures(
     as_json: JsonOption = False,
 ) -> None:
     """List nodes that have failed or were quarantined: why, after what, and how to do them again."""
-    from agentflow import failures as failing
+    from agentflow.runs import failures as failing
 
     config = config_of(ctx, {"redis.url": redis})
     monitor = monitor_of(config)
@@ -358,8 +358,8 @@ def retry(
 
     NODE alone means the newest run in which it failed. A closed run is open again: `watch` it to its end.
     """
-    from agentflow import failures as failing
     from agentflow.local import service
+    from agentflow.runs import failures as failing
 
     given = words or []
     if not 1 <= len(given) <= 2:  # noqa: PLR2004 (a run and a node)

@@ -20,6 +20,7 @@ from agentflow.mcp_server import shapes, views
 from agentflow.mcp_server.calls import BEAT_S, Beat, Tell, told, with_config
 from agentflow.mcp_server.project import Project
 from agentflow.monitor import RunStatus
+from agentflow.runs.submitting import slug
 from agentflow.spec.models import Spec
 from agentflow.spec.reader import load_spec, parse_spec
 from agentflow.states import CLOSED, RunState
@@ -255,7 +256,7 @@ def _planned(spec: Spec, text: str, config: Config, rounds: int = 0) -> shapes.P
     made = make_plan(spec, config)
     return shapes.Planned(
         feature=made.feature,
-        target=made.target or f"agentflow/{runs.slug(made.feature)}",
+        target=made.target or f"agentflow/{slug(made.feature)}",
         spec=text,
         tasks=[
             shapes.PlannedTask(

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from agentflow import kept, runs
+from agentflow import runs
 from agentflow.canvas.compile import parse_plan
 from agentflow.canvas.plan import Plan, PlanNode
 from agentflow.config import Config
 from agentflow.errors import AgentflowError
 from agentflow.proposal.values import Conflict, Judgement, Patch, Proof, Proposal, Report, Wait
 from agentflow.results import NodeResult, RunResult, build_result, cost_report
+from agentflow.runs import kept
 from agentflow.states import NodeState, RunState
 from agentflow.store.events import EventLog
 from agentflow.store.ledger import Ledger

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agentflow.borrowing import borrow
 from agentflow.canvas.scope import scope_of
 from agentflow.environment import Job, Outcome, PlainEnvironment
 from agentflow.errors import AcceptanceFailed, AttemptError
 from agentflow.runners.registry import make_runner
 from agentflow.store.verified import Verified
 from agentflow.tasks import bases, prompt, reuse
+from agentflow.tasks.borrowing import borrow
 from agentflow.tasks.claimed import Attempt
 from agentflow.tasks.surroundings import Surroundings, surroundings
 from agentflow.transport import Depot, open_depot

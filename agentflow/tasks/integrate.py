@@ -15,12 +15,13 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 
-from agentflow import failpoints, undoing
+from agentflow import failpoints
 from agentflow.app import INTEGRATE_TASK, get_app
 from agentflow.canvas.plan import Plan
 from agentflow.canvas.scope import appends_in
 from agentflow.environment import Stop
 from agentflow.errors import AgentflowError, AttemptCancelled, InfraError
+from agentflow.recovery import undoing
 from agentflow.states import TERMINAL, NodeState, RunState
 from agentflow.store.client import Unreachable
 from agentflow.store.ledger import Claim

@@ -13,8 +13,8 @@ from helpers.cli import git, repository
 from helpers.house import House
 from helpers.wait import wait_until
 
-from agentflow.journal import Journal
 from agentflow.local import server
+from agentflow.recovery.journal import Journal
 from agentflow.store.ledger import Ledger
 
 

@@ -12,9 +12,10 @@ from helpers.ledgers import RUN, states
 from helpers.wait import wait_until
 from helpers.workers import Stage, Worker, noop_plan, stage
 
-from agentflow import closing, control, runs
+from agentflow import control, runs
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan
+from agentflow.runs import closing
 from agentflow.states import RunState
 from agentflow.store import keys
 from agentflow.store.records import INTEGRATE

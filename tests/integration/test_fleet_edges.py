@@ -12,13 +12,14 @@ from helpers.ledgers import states
 from helpers.wait import wait_until
 from helpers.workers import noop_plan
 
-from agentflow import fleet, host, kept
+from agentflow import fleet, host
 from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.local import need, service
 from agentflow.local.control import Paths
 from agentflow.local.crew import Crew
+from agentflow.runs import kept
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
 from agentflow.store.fleet import Fleet

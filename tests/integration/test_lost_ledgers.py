@@ -17,7 +17,7 @@ from helpers.workers import Stage, stage
 from agentflow import runs
 from agentflow.config import Config, load_config
 from agentflow.errors import InfraError
-from agentflow.journal import Journal
+from agentflow.recovery.journal import Journal
 from agentflow.results import RunResult
 from agentflow.spec.reader import parse_spec
 from agentflow.states import NodeState

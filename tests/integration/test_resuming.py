@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from helpers.repos import make_repo
 
-from agentflow import rollback, runs
+from agentflow import runs
 from agentflow.canvas.spending import parse_changes
 from agentflow.config import Config, load_config
 from agentflow.errors import UsageError
-from agentflow.runs import SubmitOptions
+from agentflow.runs import SubmitOptions, rollback
 from agentflow.spec.reader import parse_spec
 from agentflow.states import RunState
 from agentflow.store import restoring, verified

@@ -13,10 +13,10 @@ from helpers.repos import commit_all, git, make_repo
 from helpers.stores import write
 from helpers.workers import Stage, stage
 
-from agentflow import rollback, runs
+from agentflow import runs
 from agentflow.errors import ConflictError, RepositoryError, UsageError
 from agentflow.results import RunResult
-from agentflow.runs import SubmitOptions
+from agentflow.runs import SubmitOptions, rollback
 from agentflow.spec.reader import parse_spec
 from agentflow.states import RunState
 from agentflow.store.validation import validate_run

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentflow.journal import Journal, known_runs
+from agentflow.recovery.journal import Journal, known_runs
 
 
 def node(name: str, state: str = "succeeded", place: int = 1) -> dict[str, object]:

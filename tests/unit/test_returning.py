@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from agentflow.canvas.plan import Plan, PlanNode
-from agentflow.checkpoints import going_back
 from agentflow.cli.returning import _lines
-from agentflow.rollback import RolledBack
+from agentflow.recovery.checkpoints import going_back
+from agentflow.runs.rollback import RolledBack
 from agentflow.states import NodeState
 from agentflow.store.records import NodeRecord
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agentflow import journal as journals
 from agentflow.canvas.opening import node_specs
 from agentflow.canvas.plan import Plan
 from agentflow.config import Config
 from agentflow.errors import InfraError, RepositoryError
-from agentflow.journal import Journal, Story
-from agentflow.recording import home_or_none
+from agentflow.recovery import journal as journals
+from agentflow.recovery.journal import Journal, Story
+from agentflow.recovery.recording import home_or_none
 from agentflow.states import NodeState
 from agentflow.store import restoring
 from agentflow.store.ledger import Ledger

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agentflow import closing
 from agentflow.app import make_app
 from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas, parse_plan
 from agentflow.canvas.spending import check_nodes
 from agentflow.config import Config
-from agentflow.recording import Recorder
-from agentflow.recovery import DataLostError
+from agentflow.recovery.rebuilding import DataLostError
+from agentflow.recovery.recording import Recorder
+from agentflow.runs import closing
 from agentflow.store.budgets import DAY, Change
 from agentflow.store.client import check, connect
 from agentflow.store.events import EventLog

@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agentflow import checkpoints, undoing
 from agentflow import transport as carrying
 from agentflow.canvas.compile import parse_plan
 from agentflow.canvas.plan import Plan
-from agentflow.checkpoints import Checkpoint
 from agentflow.config import Config
 from agentflow.errors import UsageError
-from agentflow.finishing import left_over
-from agentflow.following import open_ledger, send_others
 from agentflow.homes import home_of
-from agentflow.journal import Journal
-from agentflow.recording import Recorder, stages_of
+from agentflow.recovery import checkpoints, undoing
+from agentflow.recovery.checkpoints import Checkpoint
+from agentflow.recovery.journal import Journal
+from agentflow.recovery.recording import Recorder, stages_of
+from agentflow.runs.finishing import left_over
+from agentflow.runs.following import open_ledger, send_others
 from agentflow.states import CLOSED, RunState
 from agentflow.store import verified
 from agentflow.store.ledger import Ledger

@@ -11,12 +11,12 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from agentflow import checkpoints
 from agentflow.canvas.compile import parse_plan
 from agentflow.canvas.plan import Plan
 from agentflow.canvas.scope import appends_in
-from agentflow.checkpoints import Return
 from agentflow.config import Config
+from agentflow.recovery import checkpoints
+from agentflow.recovery.checkpoints import Return
 from agentflow.states import NodeState, RunState
 from agentflow.store import restoring
 from agentflow.store.ledger import Ledger

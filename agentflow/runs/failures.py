@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agentflow import runs
 from agentflow.config import Config
 from agentflow.errors import UsageError
+from agentflow.runs import steering
+from agentflow.runs.following import open_ledger
 from agentflow.states import NodeState, RunState
 from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord
 
@@ -55,7 +56,7 @@ class Failure:
 
 def failures(config: Config, run_id: str | None = None) -> list[Failure]:
     """Failed nodes of a run, or of every run that the ledger knows, the newest first."""
-    ledger = runs.open_ledger(config)
+    ledger = open_ledger(config)
     chosen = [ledger.run(run_id)] if run_id else ledger.runs()
     found = [_failure(config, run, node) for run in chosen for node in _failed(ledger.nodes(run.id).values())]
     return sorted(found, key=lambda f: -f.ended_ms)
@@ -99,4 +100,4 @@ def run_of(config: Config, node: str) -> str:
 
 def retry(config: Config, run_id: str, node: str, *, repo: Path | None = None) -> RunState:
     """Do one failed node again, with what was skipped for it; all else of the run stays as it is."""
-    return runs.retry(run_id, node, config=config, repo=repo)
+    return steering.retry(run_id, node, config=config, repo=repo)

@@ -13,13 +13,14 @@ import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from agentflow import checkpoints, failpoints, transport
+from agentflow import failpoints, transport
 from agentflow.canvas.compile import parse_plan
 from agentflow.canvas.plan import Plan
 from agentflow.config import Config
 from agentflow.errors import AgentflowError, RepositoryError
 from agentflow.homes import home_of
-from agentflow.journal import Journal
+from agentflow.recovery import checkpoints
+from agentflow.recovery.journal import Journal
 from agentflow.states import CLOSED, TERMINAL
 from agentflow.store import restoring
 from agentflow.store.ledger import Ledger

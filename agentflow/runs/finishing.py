@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from agentflow import failpoints, recording, undoing
+from agentflow import failpoints
 from agentflow import transport as carrying
 from agentflow.canvas import chords
 from agentflow.canvas.compile import parse_plan
 from agentflow.canvas.plan import Plan
 from agentflow.config import Config
 from agentflow.errors import ConflictError, UsageError
-from agentflow.following import canvas_of, follow, open_ledger, send_others
 from agentflow.homes import NotHereError, home_of
 from agentflow.local import service
-from agentflow.recording import Recorder
+from agentflow.recovery import recording, undoing
+from agentflow.recovery.recording import Recorder
 from agentflow.results import RunResult, build_result
+from agentflow.runs.following import canvas_of, follow, open_ledger, send_others
 from agentflow.states import CLOSED, RunState
 from agentflow.store.events import EventLog
 from agentflow.store.ledger import Ledger

@@ -13,7 +13,7 @@ from agentflow import transport
 from agentflow.config import Config
 from agentflow.errors import RepositoryError
 from agentflow.homes import home_of
-from agentflow.journal import Journal
+from agentflow.recovery.journal import Journal
 from agentflow.runs import open_ledger, send_others
 from agentflow.states import CLOSED, RunState
 from agentflow.store.records import INTEGRATE, RunRecord

@@ -10,8 +10,8 @@ from agentflow.canvas.estimate import Estimate, estimate
 from agentflow.canvas.plan import Plan
 from agentflow.config import Config
 from agentflow.errors import AgentflowError
-from agentflow.following import open_ledger
 from agentflow.local import service
+from agentflow.runs.following import open_ledger
 from agentflow.store.budgets import Means, Purse
 from agentflow.store.durations import Durations, read_durations
 from agentflow.workspace import inspect

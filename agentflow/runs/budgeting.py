@@ -11,7 +11,7 @@ from agentflow.canvas import chords
 from agentflow.canvas.spending import parse_changes
 from agentflow.config import Config
 from agentflow.errors import UsageError
-from agentflow.following import canvas_of, grant, open_ledger
+from agentflow.runs.following import canvas_of, grant, open_ledger
 from agentflow.store.budgets import DAY, Change, Purse
 from agentflow.workspace import inspect
 
