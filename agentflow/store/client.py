@@ -44,6 +44,7 @@ def _connect(url: str, _pid: int, *, text: bool) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         decode_responses=text,
+        encoding_errors="replace",  # anybody may have pushed bytes into a queue that are no text
         protocol=3,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,

@@ -165,7 +165,7 @@ class Fleet:
         """
         found = []
         for key in _lists(queue):
-            while message := cast("str | None", self._client.rpop(key)):
+            while (message := cast("str | None", self._client.rpop(key))) is not None:
                 pair = _pair(message)
                 if pair:
                     found.append(pair)

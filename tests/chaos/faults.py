@@ -144,7 +144,7 @@ def cut(it: Theatre, world: World) -> Iterator[float]:
 
 
 def shuffle(it: Theatre, world: World) -> Iterator[float]:
-    """Every message that waits, ten times and in any order."""
+    """Every message that waits, ten times and in any order; what is no text becomes other poison."""
     with it.server.client() as client, contextlib.suppress(redis.ConnectionError):
         for queue in world.queues:
             for priority in range(10):

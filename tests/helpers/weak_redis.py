@@ -12,8 +12,6 @@ from pathlib import Path
 import redis
 from helpers.redis_server import FragileServer
 
-from agentflow.local import server
-
 #: What the ballast is made of.
 PIECE = "x" * 100_000
 BALLAST = "ballast"
@@ -45,8 +43,13 @@ class WeakServer(FragileServer):
         return self._process is not None and self._process.poll() is None
 
     def client(self) -> redis.Redis:
-        """A client that no proxy is in the way of."""
-        return server.client(self.socket)
+        """A client that no proxy is in the way of, and that bytes which are no text do not trouble."""
+        return redis.Redis(
+            unix_socket_path=str(self.socket),
+            socket_timeout=5,
+            decode_responses=True,
+            encoding_errors="replace",
+        )
 
     def log_size(self) -> int:
         """Bytes of the append-only file."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import psutil
 import pytest
+from chaos import poison
 from helpers.crews import Crewed, crewed
 from helpers.ledgers import states
 from helpers.wait import wait_until
@@ -22,6 +23,7 @@ from agentflow.local.crew import Crew
 from agentflow.runs import kept
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
+from agentflow.store.client import connect
 from agentflow.store.fleet import Fleet
 from agentflow.store.orders import OrderBook
 from agentflow.store.records import INTEGRATE
@@ -228,3 +230,12 @@ def test_a_run_finishes_once_and_lands_once(crew: Crewed):
     assert crew.ledger.close("run-1", RunState.LANDED)
     told = [e["kind"] for e in crew.ledger.system_events() if e["kind"].startswith("run.")]
     assert told == ["run.landed", "run.finished", "run.opened"]
+
+
+def test_a_message_that_is_no_text_hides_none_of_the_others(redis_url, redis_client):
+    """The reconciler looks into the queues; bytes that anybody pushed must not end its scan."""
+    redis_client.lpush("implementer", b"\xff\xfe\x00", *poison.messages("implementer", "run", "a").values())
+    there = Fleet(connect(redis_url))
+    assert ("run", "a") in there.waiting("implementer")
+    assert ("run", "a") in there.take_back("implementer")
+    assert there.waiting("implementer") == set()
