@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 XDIST ?= auto
 
-.PHONY: help demo test check fmt types bench chaos image lock clean
+.PHONY: help demo test check fmt types bench chaos simulate image lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: $(STAMP) ## Measure; a table, and --json with ARGS="--json FILE"
 
 chaos: $(STAMP) ## Everything goes wrong, by seed: SEED=1 MINUTES=60 (WORLD= SIZE= FAULTS= ONLY=); docs/chaos.md
 	@PYTHONPATH=.:tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),0) --world "$(WORLD)" --size $(or $(SIZE),0) --faults $(or $(FAULTS),12) --only "$(ONLY)"
+
+simulate: $(STAMP) ## Thousands of schedules of the ledger, by seed: SEED=1 SCHEDULES=2000; docs/reliability.md
+	@$(BIN)/python -m pytest -q -n $(XDIST) --dist=load --timeout=0 tests/integration/test_simulation.py -k schedule --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),2000)
 
 image: ## Build the worker's image (docker, podman or buildah; BASE=debian: without a registry)
 	@deploy/build-image $(ARGS)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
@@ -61,6 +62,8 @@ class Channel(redis.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: Any = None
+        #: What asks for a message, as bytes on the wire, by what it is made from.
+        self._packed: tuple[Any, list[bytes]] = (None, [])
         super().__init__(*args, **kwargs)
 
     @contextmanager
@@ -78,6 +81,23 @@ class Channel(redis.Channel):
             with super().conn_or_acquire() as made:
                 found = self._kept = made
         yield found
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for a message from any queue, as kombu does, in bytes that are kept: with sixteen roles and ten
+        priorities it names 160 lists, and putting that together is a twentieth of what a no-op node costs a
+        worker.
+        """
+        own: Any = self
+        queues = vars(self)["_queue_cycle"].consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self.client.connection
+        made_from = (queues, self.brpop_timeout if timeout is None else timeout)
+        if self._packed[0] != made_from:
+            names = [own._q_for_pri(queue, level) for level in own.priority_steps for queue in queues]  # noqa: SLF001
+            self._packed = made_from, connection.pack_command("BRPOP", *names, made_from[1] or 0)
+        self._in_poll, self._brpop_sent_at = connection, monotonic()
+        connection.send_packed_command(self._packed[1])
 
     def _brpop_read(self, **options: Any) -> Any:
         """Take a message from a queue and deliver it. One that is not even JSON is gone when this raises."""

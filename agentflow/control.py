@@ -40,7 +40,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What `cancel` and `kill` did: attempts ended by force, and where the run is then ('' for many runs)."""
+    """What `cancel` and `kill` did: attempts ended by force, and where the run is then ('' for many runs).
+
+    Of a drained run `attempts` are those that still run.
+    """
 
     attempts: int = 0
     state: str = ""
@@ -145,11 +148,16 @@ def cancel_fleet(config: Config, *, reason: str) -> Ended:
 # -- one run -------------------------------------------------------------------------------------------
 
 
-def drain_run(config: Config, run_id: str, *, reason: str, timeout_s: float, tell: Tell | None = None) -> int:
-    """Drain a run and wait until nothing of it runs; how many attempts were left after `timeout_s`."""
+def drain_run(
+    config: Config, run_id: str, *, reason: str, timeout_s: float, tell: Tell | None = None
+) -> Ended:
+    """Drain a run and wait until nothing of it runs; the attempts that were left after `timeout_s`, and
+    where the run is then. One that has ended is left as it is.
+    """
     runs.drain(run_id, config=config, reason=reason)
     ledger = runs.open_ledger(config)
-    return _await(lambda: max(0, ledger.run(run_id).running), timeout_s, "attempts that run", tell)
+    left = _await(lambda: max(0, ledger.run(run_id).running), timeout_s, "attempts that run", tell)
+    return Ended(left, ledger.run(run_id).state.value, (run_id,))
 
 
 def kill_run(config: Config, run_id: str, *, reason: str = "killed by its user") -> Ended:

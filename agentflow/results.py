@@ -8,7 +8,7 @@ from typing import Any
 
 from agentflow.errors import BudgetReached, Exit
 from agentflow.states import NodeState, RunState
-from agentflow.store.budgets import DAY
+from agentflow.store.budgets import DAY, ORG
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import INTEGRATE, NodeRecord, RunRecord, work_ended_ms
 from agentflow.workspace.land import run_ref
@@ -248,7 +248,8 @@ def _exit_code(run: RunRecord, records: Iterable[NodeRecord]) -> Exit:
 
 def _budget(ledger: Ledger, run: RunRecord) -> dict[str, Any]:
     purses = {scope: purse.as_dict() for scope, purse in ledger.purses(run.id).items()}
-    return {**purses, DAY: ledger.day(run.project).as_dict(), "estimate": ledger.estimate(run.id)}
+    daily = {DAY: ledger.day(run.project).as_dict(), ORG: ledger.org().as_dict()}
+    return {**purses, **daily, "estimate": ledger.estimate(run.id)}
 
 
 def _counts(records: Mapping[str, NodeRecord]) -> dict[NodeState, int]:

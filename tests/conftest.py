@@ -1,21 +1,26 @@
 """Fixtures of all tests: a real Redis for each xdist worker, and what CI adds.
 
 `AGENTFLOW_CI=1`: a missing service is a failure, a skip that tests/allowed_skips.txt does not list fails the
-session, and a test of processes that fails is tried once more (docs/decisions/0012): it is named in the
-summary, and more than `SECOND_TRIES_MAX` of them fail the session.
+session, and a test of processes that fails is tried once more (docs/decisions/0012) unless a second try
+could hide a promise that was broken: it is named in the summary, and more than `SECOND_TRIES_MAX` of them
+fail the session.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-from helpers.ledgers import validate_store
+from helpers.ledgers import NotWholeError, validate_store
 from helpers.redis_server import RedisServer, running_server
+from helpers.wait import NotInTimeError
 
 from agentflow.errors import InfraError
 
@@ -24,6 +29,10 @@ ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 #: Folders whose tests start processes, which a machine under load may starve.
 OF_PROCESSES = ("integration", "acceptance", "chaos", "guide")
 SECOND_TRIES_MAX = 3
+#: Files that have one try: what they find once in many times is what they are there for.
+OF_PROOFS = re.compile(r"test_(\w+_machine|simulation|\w*promises|failpoints\w*)\.py")
+#: How a test ends whose patience is over (the second is pytest-timeout's).
+IMPATIENT = (NotInTimeError, r"^Failed: Timeout \(", subprocess.TimeoutExpired)
 
 # A shell without job control starts what is in its background with Ctrl-C ignored, and children inherit that;
 # the tests press it.
@@ -35,14 +44,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In CI a test of processes may be tried a second time."""
     here = Path(__file__).parent
     for item in items if IN_CI else ():
-        if item.path.relative_to(here).parts[0] in OF_PROCESSES:
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        terms = second_try(item.path.relative_to(here))
+        if terms:
+            item.add_marker(pytest.mark.flaky(**terms))
+
+
+def second_try(path: Path) -> dict[str, Any]:
+    """On which terms a test of this file (below tests/) may be tried once more; empty when it may not."""
+    if path.parts[0] not in OF_PROCESSES or OF_PROOFS.fullmatch(path.name):
+        return {}
+    if path.parts[0] == "chaos":
+        return {"reruns": 1, "only_rerun": list(IMPATIENT)}
+    return {"reruns": 1, "rerun_except": [NotWholeError]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How the simulation is told what to play."""
-    parser.addoption("--seed", type=int, default=None, help="play this one schedule of the simulation")
-    parser.addoption("--schedules", type=int, default=0, help="schedules of each block of the simulation")
+    parser.addoption("--seed", type=int, default=None, help="play this schedule of the simulation")
+    parser.addoption("--schedules", type=int, default=0, help="schedules of each block, or from --seed on")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ The members of a chord start at different times here, so what `chord.run` does a
 pieces: the size is set when the run is submitted, each ended parent makes one arrival through the
 result backend's own counting (atomic, and it counts each arrival once however often it comes), and
 the last one sends the chord's body. The contract test `tests/integration/test_chord_contract.py`
-pins the two calls used here.
+pins what is used here.
 
 A chord is a hint: whether its body may run is asked of the ledger at the claim.
 """
@@ -25,6 +25,10 @@ from agentflow.errors import UsageError
 log = logging.getLogger("agentflow.canvas")
 #: What the backend's counting script answers for an arrival that there is nothing more to do about.
 _COUNTED = (-1, 0, 0, 0)
+#: Seconds that a chord which has fired is known as done (the backend takes as long).
+_DONE_S = 300
+#: One call of a script: keys and arguments.
+_Count = tuple[list[str], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,68 +68,90 @@ def arrive(canvas: Canvas, node: str) -> None:
 
 def arrive_at(canvas: Canvas, join: Join, node: str) -> None:
     """Count `node` as ended in one chord; harmless when it is counted already."""
-    cast("Any", canvas.app.backend).on_chord_part_return(_arrival(canvas, join, node), states.SUCCESS, None)
+    arrival = _arrival(join, node, canvas.body(join))
+    cast("Any", canvas.app.backend).on_chord_part_return(arrival, states.SUCCESS, None)
 
 
 def arrive_all(canvas: Canvas, ended: Iterable[str], ready: Iterable[str]) -> None:
-    """Count nodes as ended in each of their chords; `ready` is what the ledger says is ready because of them.
+    """Count nodes as ended in each of their chords, in one round trip, and send the bodies that it completes.
 
-    Where nothing of a chord's body is ready, other arrivals are still to come, most likely: those are
-    counted together, in one round trip. One that is the last after all (others were settled later and
-    arrived sooner) sends the body as any other.
+    `ready` is what the ledger says is ready because of them: their chords are complete, most likely, so those
+    are tidied up in the same round trip. (One by one each arrival takes a round trip, and the last one of a
+    chord five more: three read what the parents returned and hold the claim, which no body of ours needs.)
     """
-    able = set(ready)
-    early: list[tuple[Join, str]] = []
-    last: list[tuple[Join, str]] = []
-    for node in ended:
-        for join in canvas.joins_of(node):
-            (last if able.intersection(join.heads) else early).append((join, node))
-    early = _count_together(canvas, early) if len(early) > 1 else early
-    for join, node in (*early, *last):
+    arrivals = [(join, node) for node in ended for join in canvas.joins_of(node)]
+    for join, node in _count_together(canvas, arrivals, set(ready)):
         arrive_at(canvas, join, node)
 
 
-def _arrival(canvas: Canvas, join: Join, node: str) -> _Arrival:
+def _arrival(join: Join, node: str, body: Any = None) -> _Arrival:
     index = join.parents.index(node)
-    return _Arrival(f"{join.id}:{index}", join.id, index, canvas.body(join))
+    return _Arrival(f"{join.id}:{index}", join.id, index, body)
 
 
-def _count_together(canvas: Canvas, arrivals: list[tuple[Join, str]]) -> list[tuple[Join, str]]:
-    """Those of the arrivals that must be made one by one: their chord is complete.
+def _count_together(
+    canvas: Canvas, arrivals: list[tuple[Join, str]], ready: set[str]
+) -> list[tuple[Join, str]]:
+    """Those of the arrivals that must be made one by one: the server was started anew and has no scripts.
 
-    The backend makes the calls of its counting script; here they are noted and sent together. A complete
-    chord is claimed by that call, for whoever sends its body; the claim is given back, so that the arrival
-    that is made next has it. A worker that dies in between leaves a join that the reconciler sends.
+    A complete chord is claimed by its count, for whoever sends its body, and is then marked as done: no
+    arrival that comes again sends it again. A worker that dies before the body is sent leaves a join that
+    the reconciler sends.
     """
     backend = cast("Any", canvas.app.backend)
-    script = getattr(backend, "_chord_part_return_script", None)
-    if script is None:
+    counting = getattr(backend, "_chord_part_return_script", None)
+    if counting is None or not arrivals:
         return arrivals
-    calls: list[tuple[list[str], list[Any]]] = []
+    counts = _counts(canvas, arrivals)
+    with backend.client.pipeline(transaction=False) as pipe:
+        for (join, _), (keys, args) in zip(arrivals, counts, strict=True):
+            pipe.evalsha(counting.sha, len(keys), *keys, *args)
+            if ready.intersection(join.heads):
+                # Does nothing where the count before has not claimed the chord.
+                tidy_keys, tidy_args = _tidying(keys, args)
+                pipe.evalsha(
+                    backend._chord_cleanup_script.sha,  # noqa: SLF001
+                    len(tidy_keys),
+                    *tidy_keys,
+                    *tidy_args,
+                )
+        answers = iter(pipe.execute(raise_on_error=False))
+    left = []
+    for (join, node), (keys, args) in zip(arrivals, counts, strict=True):
+        answer = next(answers)
+        is_tidy = next(answers) == 1 if ready.intersection(join.heads) else False
+        if isinstance(answer, Exception):
+            left.append((join, node))
+        elif answer[-1] == 1:
+            if not is_tidy:
+                tidy_keys, tidy_args = _tidying(keys, args)
+                backend._chord_cleanup_script(keys=tidy_keys, args=tidy_args, client=backend.client)  # noqa: SLF001
+            canvas.body(join).apply_async()
+    return left
+
+
+def _counts(canvas: Canvas, arrivals: list[tuple[Join, str]]) -> list[_Count]:
+    """The calls of its counting script that the backend would make for these arrivals."""
+    calls: list[_Count] = []
 
     def note(*, keys: list[str], args: list[Any], client: object) -> tuple[int, int, int, int]:
         del client
         calls.append((keys, args))
         return _COUNTED
 
+    backend = canvas.app.backend
     # A plain copy: the backend's own way to be copied makes a new one with connections of its own.
     noting = object.__new__(type(backend))
     vars(noting).update(vars(backend), _chord_part_return_script=note)
     for join, node in arrivals:
-        noting.on_chord_part_return(_arrival(canvas, join, node), states.SUCCESS, None)
-    with backend.client.pipeline(transaction=False) as pipe:
-        for keys, args in calls:
-            pipe.evalsha(script.sha, len(keys), *keys, *args)
-        answers = pipe.execute(raise_on_error=False)
-    left = []
-    for arrival, (keys, _), answer in zip(arrivals, calls, answers, strict=True):
-        # One that was refused (a server that was started anew has no scripts) is made again as any other.
-        if isinstance(answer, Exception):
-            left.append(arrival)
-        elif answer[-1] == 1:
-            backend.client.delete(keys[-1])
-            left.append(arrival)
-    return left
+        noting.on_chord_part_return(_arrival(join, node), states.SUCCESS, None)
+    return calls
+
+
+def _tidying(keys: list[str], args: list[Any]) -> _Count:
+    """What the backend's tidying script is given after this call of its counting script."""
+    results, changes, size, counted, _, claim = keys
+    return [claim, results, changes, size, counted], [args[-1], _DONE_S]
 
 
 def send(canvas: Canvas, nodes: Iterable[str], *, woken: bool = False) -> None:

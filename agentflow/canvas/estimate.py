@@ -21,7 +21,8 @@ class Estimate:
 
     `known` of them are counted by what such nodes have cost here, those of which nothing is known by
     `TOKENS_PER_NODE`. `unmetered` are command-line agents of which nothing is known; `unpriced` names runners
-    whose dollars nobody knows. Ceilings: None is no limit; the day's is what it has left.
+    whose dollars nobody knows. Ceilings: None is no limit; the day's and the org's are what
+    they have left.
     """
 
     paid: int = 0
@@ -35,6 +36,8 @@ class Estimate:
     ceiling_tokens: int | None = None
     day_left_usd: float | None = None
     day_left_tokens: int | None = None
+    org_left_usd: float | None = None
+    org_left_tokens: int | None = None
     unpriced: tuple[str, ...] = ()
 
     @property
@@ -44,16 +47,40 @@ class Estimate:
 
     @property
     def ceiling(self) -> str:
-        """The limits of the run and what the day has left, in words; `none` without any."""
+        """The limits of the run and what the day and the org have left, in words; `none` without any."""
         own = _amounts(self.ceiling_usd, self.ceiling_tokens)
         day = _amounts(self.day_left_usd, self.day_left_tokens)
-        return ", ".join(filter(None, (own, day and f"{day} left of the day"))) or "none"
+        org = _amounts(self.org_left_usd, self.org_left_tokens)
+        left = (day and f"{day} left of the day", org and f"{org} left of the day of all projects")
+        return ", ".join(filter(None, (own, *left))) or "none"
+
+    @property
+    def exceeded(self) -> list[str]:
+        """The ceilings that the estimate is above, in words."""
+        found = []
+        for of, usd, tokens in (
+            ("run", self.ceiling_usd, self.ceiling_tokens),
+            ("day", self.day_left_usd, self.day_left_tokens),
+            ("org", self.org_left_usd, self.org_left_tokens),
+        ):
+            above = _amounts(
+                usd if usd is not None and self.usd > usd else None,
+                tokens if tokens is not None and self.tokens > tokens else None,
+            )
+            found += [f"{of}: {above}"] if above else []
+        return found
 
     @property
     def lines(self) -> list[str]:
         """For people."""
         said = [f"estimate: {self._about()}; ceiling: {self.ceiling}"]
-        limits_usd = self.ceiling_usd is not None or self.day_left_usd is not None
+        if self.exceeded:
+            said.append(
+                f"warning: the estimate is above what may be spent ({'; '.join(self.exceeded)}): it will "
+                "probably be paused before its end; raise it (--budget, `agentflow budget set`) or plan less"
+            )
+        limits = (self.ceiling_usd, self.day_left_usd, self.org_left_usd)
+        limits_usd = any(limit is not None for limit in limits)
         if self.unpriced and limits_usd:
             names = ", ".join(self.unpriced)
             said.append(
@@ -81,7 +108,9 @@ class Estimate:
         return "; ".join(parts) or "nothing that is paid"
 
 
-def estimate(plan: Plan, means: Means | None = None, day: Purse | None = None) -> Estimate:
+def estimate(
+    plan: Plan, means: Means | None = None, day: Purse | None = None, org: Purse | None = None
+) -> Estimate:
     """What the plan's nodes will cost, by what nodes of their role have cost, else by a stated default."""
     means, usd, tokens = means or Means(), 0.0, 0.0
     paid = known = stated = unmetered = 0
@@ -98,6 +127,7 @@ def estimate(plan: Plan, means: Means | None = None, day: Purse | None = None) -
             stated += kind == "noop"
     ceiling_usd, ceiling_tokens = plan.spending.of(RUN)
     left_usd, left_tokens = _left(day)
+    org_usd, org_tokens = _left(org)
     return Estimate(
         paid=paid,
         known=known,
@@ -109,6 +139,8 @@ def estimate(plan: Plan, means: Means | None = None, day: Purse | None = None) -
         ceiling_tokens=ceiling_tokens,
         day_left_usd=left_usd,
         day_left_tokens=left_tokens,
+        org_left_usd=org_usd,
+        org_left_tokens=org_tokens,
         unpriced=tuple(unpriced),
     )
 

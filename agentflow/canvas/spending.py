@@ -12,7 +12,7 @@ from agentflow.config.budget import Amount
 from agentflow.errors import UsageError
 from agentflow.explain import did_you_mean
 from agentflow.spec.models import Budget, Spec, Task
-from agentflow.store.budgets import DAY, NANO, RUN, UNITS, Change, nano
+from agentflow.store.budgets import DAILY, NANO, RUN, UNITS, Change, nano
 
 #: Dollars and tokens; None: no limit.
 Limit = tuple[float | None, int | None]
@@ -37,13 +37,13 @@ class Spending(BaseModel):
         return self.limits.get(scope, NO_LIMIT)
 
     def changed(self, changes: Iterable[Change]) -> Spending:
-        """With the changes of a command line; those of the day are no run's. Raises `UsageError`."""
+        """With the changes of a command line; those of a day are no run's. Raises `UsageError`."""
         limits = {scope: list(limit) for scope, limit in self.limits.items()}
         for change in changes:
             scope, _, unit = change.field.rpartition(":")
             limit, place = limits.setdefault(scope, [None, None]), UNITS.index(unit)
             amount: float = change.amount / NANO if unit == "usd" else change.amount
-            if scope == DAY or (change.verb == "add" and limit[place] is None):
+            if scope in DAILY or (change.verb == "add" and limit[place] is None):
                 raise UsageError(f"a run cannot begin with a change of {change.field}", fix="give an amount")
             base = (limit[place] or 0) if change.verb == "add" else 0
             limit[place] = None if change.verb == "none" else max(0, base + amount)
@@ -91,7 +91,7 @@ def urgencies(importance: Mapping[str, int], parents: Mapping[str, Iterable[str]
 
 
 def parse_changes(words: Iterable[str], config: Config) -> list[Change]:
-    """What `usd=5`, `tokens=+1000`, `+5`, `backend.usd=2`, `node:api.tokens=none` or `day.usd=20` mean.
+    """What `usd=5`, `tokens=+1000`, `+5`, `backend.usd=2`, `node:api.tokens=none` or `org.usd=90` mean.
 
     `+` and `-` change a limit that is there; `none` takes it away. Raises `UsageError`.
     """
@@ -136,12 +136,12 @@ def _scope(where: str, word: str, config: Config) -> str:
     """Where a budget stands: the run when nothing is said, a role by any of its words."""
     if where in ("", RUN):
         return RUN
-    if where == DAY or where.startswith("node:"):
+    if where in DAILY or where.startswith("node:"):
         return where
     role = where.removeprefix("role:")
     found = config.role_name(role)
     if found is None:
-        fix = did_you_mean(role, [*config.roles]) or "run, day, a role, or node: and the id of a node"
+        fix = did_you_mean(role, [*config.roles]) or "run, day, org, a role, or node: and the id of a node"
         raise UsageError(f"{word!r} names {where!r}, which has no budget", fix=fix)
     return f"role:{found}"
 

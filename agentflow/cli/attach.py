@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agentflow.cli import live, text
 from agentflow.cli.options import Progress
 from agentflow.cli.picture import Picture
-from agentflow.errors import AgentflowError, InfraError
+from agentflow.errors import AgentflowError, InfraError, UsageError
 from agentflow.monitor import Event, Monitor, event_as_dict, reachable, run_finished
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Screen(Protocol):
     def notice(self, message: str) -> None:
         """A word to the user."""
 
+    def recall(self, line: str) -> None:
+        """What was before anything is shown; '' for nothing."""
+
 
 class Quiet:
     """Shows nothing but notices."""
@@ -49,6 +53,9 @@ class Quiet:
     def notice(self, message: str) -> None:
         """One line on stderr."""
         text.say(message)
+
+    def recall(self, line: str) -> None:
+        """Nothing."""
 
 
 class Plain(Quiet):
@@ -82,6 +89,14 @@ class Plain(Quiet):
         if line:
             text.say(line)
 
+    def recall(self, line: str) -> None:
+        """What was before, and what goes on now."""
+        if line:
+            text.say(line)
+        status = self._monitor.status(self._run_id)
+        if not status.run.is_at_rest:
+            text.say(live.heartbeat(status))
+
     def _beat(self) -> None:
         while not self._ended.wait(heartbeat_s()):
             with suppress(AgentflowError):
@@ -97,24 +112,59 @@ def heartbeat_s(environ: Mapping[str, str] = os.environ) -> float:
     return HEARTBEAT_S
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How far a run was when somebody comes back to it: that is summed up, and what comes after is shown.
+
+    `after`: the position of its newest transition then, `0` for a run that is shown from its start.
+    """
+
+    after: str = "0"
+    told: str = ""
+
+
+#: A run from its start.
+FROM_START = Before()
+
+
+def before(run_id: str, *, config: Config) -> Before:
+    """How far a run is now; `FROM_START` for one that the ledger does not know (Redis has lost it)."""
+    monitor = Monitor(config)
+    try:
+        after = monitor.last_event(run_id)
+        return Before(after, live.ended_before(monitor.status(run_id)))
+    except UsageError:
+        return FROM_START
+
+
 def attach(
-    run_id: str, *, config: Config, progress: Progress, events: bool = False, owner: bool = True
+    run_id: str,
+    *,
+    config: Config,
+    progress: Progress,
+    events: bool = False,
+    owner: bool = True,
+    since: Before | None = None,
 ) -> bool:
     """Show the run until it is at rest; whether it came to rest (False: the user left it running).
 
     As its `owner` the first Ctrl-C drains the run and the second cancels it; else Ctrl-C only leaves.
-    `events` also prints each transition as a line of JSON on stdout; `tell_finished` prints the last one.
+    `events` also prints each transition, from the first one on, as a line of JSON on stdout; `tell_finished`
+    prints the last one. People are shown what came after `since`, or everything.
     """
     monitor = Monitor(config)
+    since = since or FROM_START
     with _screen(monitor, run_id, progress, events=events) as screen, _worker_watched(config, screen):
+        if since is not FROM_START:
+            screen.recall(since.told)
         if not owner:
             try:
-                _follow(run_id, config, screen, events=events)
+                _follow(run_id, config, screen, events=events, since=since)
             except KeyboardInterrupt:
                 return False
             return True
         with _interrupts(run_id, config, screen):
-            _follow(run_id, config, screen, events=events)
+            _follow(run_id, config, screen, events=events, since=since)
     return True
 
 
@@ -137,17 +187,18 @@ def _automatic(*, events: bool) -> Progress:
     return Progress.QUIET if events else Progress.PLAIN
 
 
-def _follow(run_id: str, config: Config, screen: Screen, *, events: bool) -> None:
-    """Every transition to the screen; a private server that went away is started again."""
+def _follow(run_id: str, config: Config, screen: Screen, *, events: bool, since: Before) -> None:
+    """Every new transition to the screen; a private server that went away is started again."""
     from agentflow import runs
 
-    after, failures = "0", 0
+    after, failures = "0" if events else since.after, 0
     while True:
         try:
             with reachable(config.client_url()):
                 for event in runs.follow(run_id, config=config, after=after, repo=Path.cwd()):
                     after, failures = event.id, 0
-                    screen.show(event)
+                    if is_after(event.id, since.after):
+                        screen.show(event)
                     if events:
                         text.put(json.dumps(event_as_dict(event)))
         except runs.DataLostError:
@@ -159,6 +210,16 @@ def _follow(run_id: str, config: Config, screen: Screen, *, events: bool) -> Non
             _bring_back(config, screen, failures)
         else:
             return
+
+
+def is_after(position: str, other: str) -> bool:
+    """Whether a position of the stream of transitions (`1700000000000-0`) comes after another one."""
+    return _position(position) > _position(other)
+
+
+def _position(word: str) -> tuple[int, int]:
+    ms, _, number = word.partition("-")
+    return int(ms), int(number or 0)
 
 
 def tell_finished(run_id: str, config: Config, exit_code: int) -> None:

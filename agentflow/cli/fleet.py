@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the new workers serve.")]
 
+OfFeatureOption = Annotated[
+    str | None,
+    typer.Option("--feature", metavar="NAME", help="Of each run of this feature, further ones too."),
+]
 OfRunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Of this run alone.")]
 
 limits_app = typer.Typer(help="How many slots may be busy at once, over all workers.", rich_markup_mode=None)
@@ -197,14 +202,25 @@ def scale(
 
 @limits_app.callback(invoke_without_command=True)
 def limits(
-    ctx: typer.Context, *, run: OfRunOption = None, redis: RedisOption = None, as_json: JsonOption = False
+    ctx: typer.Context,
+    *,
+    run: OfRunOption = None,
+    feature: OfFeatureOption = None,
+    redis: RedisOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show the limits on slots: of the fleet and of roles, or of one run."""
+    """Show the limits on slots: of the fleet and of roles, of one run, or of a feature."""
     if ctx.invoked_subcommand:
         return
     from agentflow import fleet
+    from agentflow.runs import featuring
 
+    _one_of(run, feature)
     config = _reached(ctx, redis)
+    if feature:
+        found = featuring.feature_limits(feature, config=config, repo=Path.cwd())
+        _put_limits(found, as_json=as_json, none=f"nothing is set for {feature}: its spec holds")
+        return
     found = fleet.run_limits(config, monitor_of(config).resolve(run)) if run else fleet.limits(config)
     _put_limits(found, as_json=as_json)
 
@@ -212,19 +228,29 @@ def limits(
 def limits_set(
     ctx: typer.Context,
     words: Annotated[
-        list[str], typer.Argument(metavar="NAME=SLOTS...", help="fleet=40 backend=8; 0: no limit.")
+        list[str],
+        typer.Argument(metavar="NAME=SLOTS...", help="fleet=40 backend=8 class:high=2; 0: no limit."),
     ],
     *,
     run: OfRunOption = None,
+    feature: OfFeatureOption = None,
     redis: RedisOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change limits while everything runs; what waits is woken, what runs is finished.
 
-    With --run those of one run: `all`, or a role. A limit of the role in the fleet stands in its place.
+    With --run those of one run: all, a role, or class:high. One of the fleet stands in its place.
+    With --feature the same of its open runs and of each further one; NAME=none takes that away.
     """
     from agentflow import fleet
+    from agentflow.runs import featuring
 
+    _one_of(run, feature)
+    if feature:
+        changes = dict(map(_limit_or_none, words))
+        found = featuring.set_feature_limits(feature, changes, config=_reached(ctx, redis), repo=Path.cwd())
+        _put_limits(found, as_json=as_json, none=f"nothing is set for {feature}: its spec holds")
+        return
     config, wanted = _reached(ctx, redis), dict(map(_limit, words))
     if run:
         found = fleet.set_run_limits(config, monitor_of(config).resolve(run), wanted)
@@ -236,18 +262,30 @@ def limits_set(
 def _limit(word: str) -> tuple[str, int]:
     name, _, slots = word.partition("=")
     if not name or not slots.isdecimal():
-        raise UsageError(f"{word!r} is no limit", fix="NAME=SLOTS, for example fleet=40 or backend=8")
+        raise UsageError(f"{word!r} is no limit", fix="NAME=SLOTS: fleet=40, backend=8, class:high=2")
     return name, int(slots)
 
 
-def _put_limits(found: Mapping[str, int], *, as_json: bool) -> None:
+def _limit_or_none(word: str) -> tuple[str, int | None]:
+    name, _, slots = word.partition("=")
+    return (name, None) if name and slots == "none" else _limit(word)
+
+
+def _one_of(run: str | None, feature: str | None) -> None:
+    if run and feature:
+        raise UsageError("--run and --feature exclude each other", fix="take one of them")
+
+
+def _put_limits(
+    found: Mapping[str, int], *, as_json: bool, none: str = "no limit but the slots of the workers"
+) -> None:
     if as_json:
         text.put(json.dumps(found))
         return
     for name, slots in found.items():
         text.put(f"{name}={slots}")
     if not found:
-        text.say("no limit but the slots of the workers")
+        text.say(none)
 
 
 def _reached(ctx: typer.Context, redis: str | None) -> Config:

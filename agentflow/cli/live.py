@@ -146,6 +146,8 @@ def _counted(status: RunStatus) -> list[str]:
     waiting = sum(counts.get(s, 0) for s in (NodeState.READY, NodeState.PARKED, NodeState.DELAYED))
     if waiting:
         parts.append(f"{waiting} waiting")
+    if status.rolled_back:
+        parts.append(f"{status.rolled_back} rolled back")
     if status.shards:
         parts.append(status.shards_told)
     return parts
@@ -246,6 +248,25 @@ def heartbeat(status: RunStatus) -> str:
     return f"{_since(status.now_ms, status.run.opened_ms)}  run  {'; '.join(parts)}"
 
 
+def ended_before(status: RunStatus) -> str:
+    """What had ended when somebody comes back to a run, in one line; '' for nothing."""
+    found = _ended(status)
+    told = ", ".join(f"{count} {state}" for state, count in found.items() if count)
+    if not told:
+        return ""
+    failed = [node_name(n) for n in status.nodes if n.state is NodeState.FAILED and n.id != INTEGRATE]
+    names = f": {_some(failed)}" if failed else ""
+    return f"… {words.count(sum(found.values()), 'node')} ended before ({told}){names}"
+
+
+def _ended(status: RunStatus) -> dict[str, int]:
+    """How many nodes have ended in which way; what was rolled back is a way of its own."""
+    states = (NodeState.SUCCEEDED, NodeState.FAILED, NodeState.SKIPPED, NodeState.CANCELLED)
+    found = {str(state): status.counts.get(state, 0) for state in states}
+    found["cancelled"] -= status.rolled_back
+    return {**found, "rolled back": status.rolled_back}
+
+
 def _some(told: Sequence[str]) -> str:
     more = len(told) - NAMED
     return ", ".join(told[:NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -256,9 +277,11 @@ def status_lines(status: RunStatus) -> list[str]:
     run = status.run
     target = f"  target {run.target}" if run.target else ""
     took = words.duration(status.seconds)
+    amiss = {word: n for word, n in _ended(status).items() if n and word != NodeState.SUCCEEDED}
+    unlike = f" ({', '.join(f'{n} {word}' for word, n in amiss.items())})" if amiss else ""
     head = [
         f"{run.id}  {run.state}  {words.one_line(run.feature)}",
-        f"{status.done}/{status.total} nodes done in {took}  base {run.base[:12]}{target}",
+        f"{status.done}/{status.total} nodes done{unlike} in {took}  base {run.base[:12]}{target}",
     ]
     if run.reason:
         head.append(words.one_line(run.reason))
@@ -266,8 +289,12 @@ def status_lines(status: RunStatus) -> list[str]:
         head.append(status.shards_told)
     if run.state is RunState.READY_TO_LAND:
         head.append(f"next: agentflow land {run.id}")
-    elif run.state is RunState.PAUSED:
+    elif run.state in (RunState.PAUSED, RunState.DRAINING):
         head.append(f"next: agentflow resume {run.id}{MORE if run.is_out_of_budget else ''}")
+    elif status.rolled_back:
+        head.append(f"next: agentflow resume {run.id} (does again what was undone)")
+    elif run.state in CLOSED and run.state is not RunState.LANDED:
+        head.append(f"next: agentflow resume {run.id}")
     rows = [
         (
             words.symbol(n.state, ascii_only=False) + " " + node_name(n),

@@ -132,7 +132,7 @@ def _table(found: list[RunRecord]) -> list[str]:
     rows = [
         (
             record.id,
-            str(record.state),
+            f"{record.state}, rolled back" if record.is_rolled_back else str(record.state),
             f"{record.nodes_ended}/{record.nodes_total}",
             _when(record.opened_ms),
             record.feature,

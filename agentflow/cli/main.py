@@ -18,6 +18,7 @@ from agentflow.cli import (
     budgets,
     configuring,
     demo,
+    failing,
     fleet,
     health,
     house,
@@ -139,7 +140,7 @@ def surroundings(
 
 
 _MODULES = (
-    running, budgets, returning, looking, steering, outputs, planning,
+    running, budgets, returning, looking, steering, failing, outputs, planning,
     house, configuring, demo, mcp, fleet, rates, health,
 )  # fmt: skip
 for module in _MODULES:

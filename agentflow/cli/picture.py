@@ -51,6 +51,7 @@ class Picture:
         self._moved = threading.Event()
         self._ended = threading.Event()
         self._notice = ""
+        self._recalled: deque[Line] = deque()
         self._status = monitor.status(run_id)
         self._read_at = self._whole_at = self._fleet_at = time.monotonic()
 
@@ -62,6 +63,12 @@ class Picture:
     def notice(self, message: str) -> None:
         """Show a line below the nodes; an empty one takes it away."""
         self._notice = message
+        self._moved.set()
+
+    def recall(self, line: str) -> None:
+        """Let a line stay above the nodes that end from now on."""
+        if line:
+            self._recalled.append(Line(line, "dim"))
         self._moved.set()
 
     @contextmanager
@@ -99,7 +106,8 @@ class Picture:
         elapsed_ms = int((time.monotonic() - self._read_at) * 1000)
         status = replace(self._status, now_ms=self._status.now_ms + elapsed_ms)
         block = live.view(status, width=width, height=size.lines, notice=self._notice, look=look)
-        stay: list[Line] = [live.permanent(node, status.now_ms, width=width, look=look) for node in settled]
+        stay = [live.fit(self._recalled.popleft(), width, look) for _ in range(len(self._recalled))]
+        stay += [live.permanent(node, status.now_ms, width=width, look=look) for node in settled]
         self._screen.draw(stay, block)
 
     def _read(self) -> list[NodeStatus]:

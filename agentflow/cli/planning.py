@@ -147,8 +147,8 @@ def view_of(
     from agentflow.canvas.plan import make_plan
     from agentflow.runs.forecast import Forecast
 
-    made = make_plan(spec, config, only=only, jobs=jobs)
     here = Forecast.here(config, Path.cwd())
+    made = here.settled(make_plan(spec, config, only=only, jobs=jobs), jobs=jobs)
     cost = here.cost(made)
     weight, is_measured = here.weights(made)
     critical = graph.critical_path(made.parents, weight)

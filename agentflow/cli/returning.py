@@ -51,7 +51,9 @@ def rollback(
     *,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="CHECKPOINT", help="A node, before:NODE, a stage, or start (default)."),
+        typer.Option(
+            "--to", metavar="CHECKPOINT", help="A node, before:NODE, a stage, start (default), or result."
+        ),
     ] = "",
     keep_successful: Annotated[
         bool, typer.Option("--keep-successful", help="Keep verified work that depends on nothing undone.")
@@ -81,6 +83,8 @@ def _lines(done: RolledBack) -> list[str]:
         said.append(f"  the branch {done.branch} is {where}")
     parts = (("undone", done.undone), ("kept", done.kept))
     said += [f"  {word}: {_named(names)}" for word, names in parts if names]
+    if not done.undone:
+        said.append("  no work is undone")
     if done.ref:
         said.append(f"  its tree: git worktree add --detach ../before {done.ref}")
     return [*said, f"next: agentflow resume {done.run}"]

@@ -25,6 +25,7 @@ from agentflow.cli.options import (
 from agentflow.errors import AgentflowError, Exit, UsageError
 
 if TYPE_CHECKING:
+    from agentflow.cli.attach import Before
     from agentflow.config import Config
     from agentflow.results import RunResult
     from agentflow.runs import SubmitOptions
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Where the command was typed; commands may work elsewhere (`-C`, `demo`).
 _SHELL_DIRECTORY = Path.cwd()
+FromStartOption = Annotated[
+    bool, typer.Option("--from-start", help="Show what was before too, not only what is new.")
+]
 LandOption = Annotated[bool, typer.Option("--land/--no-land", help="Move the target branch at the end.")]
 
 
@@ -39,7 +43,7 @@ LandOption = Annotated[bool, typer.Option("--land/--no-land", help="Move the tar
 class Manner:
     """How a run is shown and ended. `owner`: Ctrl-C is meant for the run, not only for the view.
 
-    `out` is the directory that gets the results as files.
+    `out` is the directory that gets the results as files; what was before `since` is summed up.
     """
 
     progress: Progress = Progress.AUTO
@@ -48,6 +52,7 @@ class Manner:
     land: bool = True
     owner: bool = True
     out: Path | None = None
+    since: Before | None = None
 
 
 def register(app: typer.Typer) -> None:
@@ -169,6 +174,7 @@ def resume(
     budget: budgets.BudgetOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     progress: ProgressOption = Progress.AUTO,
+    from_start: FromStartOption = False,
     land: LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
@@ -179,18 +185,26 @@ def resume(
 
     config = config_of(ctx)
     if role or fleet:
+        if budget:
+            raise UsageError(
+                "--budget is of a run; --role and --fleet end a pause in every run",
+                why="nothing was resumed",
+                fix=f"of a role in a run: agentflow resume RUN --budget {role or 'backend'}.usd=+5",
+            )
         steering.go_on(config, run, role, fleet=fleet, as_json=as_json)
         return
     service.ensure(config)
     run_id = runs.find(run, config=config, repo=Path.cwd())
+    since = None if from_start else _before(run_id, config)
     state = runs.resume(
         run_id, config=config, repo=Path.cwd(), tell=text.say, budget=budgets.changes_of(budget, config)
     )
-    text.say(f"run {run_id}: {state}")
+    text.say(f"run {run_id}: {state}" + (" already; nothing is left to do" if state == "landed" else ""))
     if detach:
         text.put(json.dumps({"run": run_id}) if as_json else run_id)
         return
-    _to_the_end(run_id, config, Manner(progress, events=events, as_json=as_json, land=land))
+    manner = Manner(progress, events=events, as_json=as_json, land=land, since=since)
+    _to_the_end(run_id, config, manner)
 
 
 def watch(
@@ -198,14 +212,22 @@ def watch(
     run: RunArgument = None,
     *,
     progress: ProgressOption = Progress.AUTO,
+    from_start: FromStartOption = False,
     land: LandOption = True,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a run to its end; Ctrl-C leaves it running."""
+    """Follow a run to its end; Ctrl-C leaves it running. What was before is summed up in one line."""
     config = config_of(ctx)
     run_id = monitor_of(config).resolve(run)
-    _to_the_end(run_id, config, Manner(progress, events=events, as_json=as_json, land=land, owner=False))
+    since = None if from_start else _before(run_id, config)
+    _to_the_end(run_id, config, Manner(progress, events, as_json, land, owner=False, since=since))
+
+
+def _before(run_id: str, config: Config) -> Before:
+    from agentflow.cli.attach import before
+
+    return before(run_id, config=config)
 
 
 def land(ctx: typer.Context, run: RunArgument = None, *, as_json: JsonOption = False) -> None:
@@ -222,7 +244,10 @@ def _to_the_end(run_id: str, config: Config, manner: Manner) -> None:
     from agentflow import runs
     from agentflow.cli.attach import attach
 
-    if not attach(run_id, config=config, progress=manner.progress, events=manner.events, owner=manner.owner):
+    if not attach(
+        run_id, config=config, progress=manner.progress, events=manner.events, owner=manner.owner,
+        since=manner.since,
+    ):  # fmt: skip
         text.say(f"still running; agentflow watch {run_id}")
         raise typer.Exit(int(Exit.INTERRUPTED))
     try:

@@ -1,6 +1,7 @@
-"""`pause`, `cancel`, `drain` and `kill`, of a run, a role or the fleet; `failures` and `retry`.
+"""`pause`, `cancel`, `drain` and `kill`, of a run, a role or the fleet.
 
-All of it stands in the ledger and holds whatever ends meanwhile; saying it again changes nothing.
+All of it stands in the ledger and holds whatever ends meanwhile; saying it again changes nothing. A run that
+has ended before is left as it is, and the command says so (`AF-RUN-006`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +17,6 @@ from agentflow.cli import text
 from agentflow.cli.options import (
     JsonOption,
     RedisOption,
-    WordsArgument,
     config_of,
     monitor_of,
     seconds,
@@ -27,7 +26,7 @@ from agentflow.errors import Exit, UsageError
 if TYPE_CHECKING:
     from agentflow.config import Config
     from agentflow.monitor import Monitor
-    from agentflow.runs.failures import Failure
+    from agentflow.states import RunState
 
 RoleOption = Annotated[str | None, typer.Option("--role", help="Of this role, in every run.")]
 FleetOption = Annotated[bool, typer.Option("--fleet", help="Of the whole fleet.")]
@@ -58,7 +57,7 @@ class Meant:
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (pause, cancel, drain, kill, failures, retry):
+    for command in (pause, cancel, drain, kill):
         app.command()(command)
 
 
@@ -106,19 +105,47 @@ def pause(
 
     what = meant(config_of(ctx, {"redis.url": redis}), run, role, fleet=fleet, run_by_default=True)
     if what.run:
-        state = str(runs.pause(what.run, config=what.config, reason=_by_user("paused", reason)))
-        if state != "paused":
-            raise UsageError(
-                f"run {what.run} cannot be paused: it is {state}",
-                fix="`agentflow runs` lists those that go on",
-                code="AF-RUN-006",
+        state = str(
+            _moved(
+                what.run,
+                "paused",
+                runs.pause(what.run, config=what.config, reason=_by_user("paused", reason)),
             )
+        )
     else:
         control.pause(what.config, role=what.role, reason=reason or BY_OPERATOR)
         state = "paused"
     _told(what, state, as_json=as_json)
     flag = f" {what.run}" if what.run else f" --role {what.role}" if what.role else " --fleet"
     text.say(f"what runs goes on; `agentflow resume{flag}` ends the pause")
+
+
+def _moved(run: str, deed: str, state: RunState) -> RunState:
+    """Where a run is after the command; raises `UsageError` when it had ended, or is being ended, before.
+
+    What is `cancelled` is what `cancel` and `kill` want: they can be said again.
+    """
+    from agentflow.states import CLOSED, RunState
+
+    ends = deed in ("cancelled", "killed")
+    if ends and state is RunState.CANCELLED:
+        return state
+    if state in CLOSED:
+        then = {RunState.READY_TO_LAND: f"agentflow land {run}", RunState.LANDED: f"agentflow rollback {run}"}
+        raise UsageError(
+            f"run {run} cannot be {deed}: it has ended already ({state})",
+            why="nothing of it runs or waits; nothing was changed",
+            fix=f"`{then.get(state, f'agentflow resume {run}')}` is what can follow",
+            code="AF-RUN-006",
+        )
+    if state is RunState.CANCELLING and not ends:
+        raise UsageError(
+            f"run {run} cannot be {deed}: it is being cancelled",
+            why="nothing was changed",
+            fix=f"`agentflow resume {run}` goes on once it has ended",
+            code="AF-RUN-006",
+        )
+    return state
 
 
 def _by_user(deed: str, reason: str | None) -> str:
@@ -153,7 +180,8 @@ def cancel(
 
     what = meant(config_of(ctx, {"redis.url": redis}), run, role, fleet=fleet, run_by_default=True)
     if what.run:
-        _told(what, str(runs.cancel(what.run, config=what.config)), as_json=as_json)
+        state = _moved(what.run, "cancelled", runs.cancel(what.run, config=what.config))
+        _told(what, str(state), as_json=as_json)
         return
     if what.role:
         done = control.cancel_role(what.config, what.role, reason=f"role {what.role} was cancelled")
@@ -191,15 +219,30 @@ def drain(
     wait_s = seconds(timeout) or 0.0
     tell = None if as_json else text.say
     if what.run:
-        told = _by_user("drained", reason)
-        left = control.drain_run(config, what.run, reason=told, timeout_s=wait_s, tell=tell)
-    elif what.role:
+        _drain_run(what, reason=_by_user("drained", reason), wait_s=wait_s, as_json=as_json)
+        return
+    if what.role:
         told = reason or BY_OPERATOR
         left = control.drain_role(config, what.role, reason=told, timeout_s=wait_s, tell=tell)
     else:
         _drain_fleet(config, resume=resume, reason=reason or BY_OPERATOR, wait_s=wait_s, as_json=as_json)
         return
     _told(what, "draining" if left else "drained", as_json=as_json, attempts=left)
+    if left:
+        raise typer.Exit(int(Exit.FAILED))
+
+
+def _drain_run(what: Meant, *, reason: str, wait_s: float, as_json: bool) -> None:
+    from agentflow import control, runs
+    from agentflow.states import CLOSED
+
+    _moved(what.run, "drained", runs.drain(what.run, config=what.config, reason=reason))
+    tell = None if as_json else text.say
+    done = control.drain_run(what.config, what.run, reason=reason, timeout_s=wait_s, tell=tell)
+    left = done.attempts
+    # What ran may have been its integration: then the run has come to its end meanwhile.
+    state = done.state if done.state in CLOSED else "draining" if left else "drained"
+    _told(what, state, as_json=as_json, attempts=left)
     if left:
         raise typer.Exit(int(Exit.FAILED))
 
@@ -243,11 +286,13 @@ def kill(
     What ran of a role or of the fleet is done again later, and nothing is counted against it.
     """
     from agentflow import control
+    from agentflow.states import RunState
 
     config = config_of(ctx, {"redis.url": redis})
     what = meant(config, run, role, fleet=fleet, run_by_default=False)
     if what.run:
         done = control.kill_run(config, what.run)
+        _moved(what.run, "killed", RunState(done.state))
         _told(what, done.state, as_json=as_json, attempts=done.attempts)
         if done.state == "cancelling":
             text.say("its integration is still being ended; say it again, or start a worker")
@@ -299,79 +344,3 @@ def _told(what: Meant, state: str, *, as_json: bool, **more: Any) -> None:
         return
     named = {"run": what.run} if what.run else {"role": what.role} if what.role else {"fleet": True}
     text.put(json.dumps({**named, "state": state, **more}))
-
-
-def failures(
-    ctx: typer.Context,
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run's id or its beginning; else every run.")
-    ] = None,
-    *,
-    redis: RedisOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List nodes that have failed or were quarantined: why, after what, and how to do them again."""
-    from agentflow.runs import failures as failing
-
-    config = config_of(ctx, {"redis.url": redis})
-    monitor = monitor_of(config)
-    found = failing.failures(config, monitor.resolve(run) if run else None)
-    if as_json:
-        text.put(json.dumps([failure.as_dict() for failure in found], indent=2))
-        return
-    if not found:
-        text.say("no node has failed")
-    for failure in found:
-        for line in _failure_lines(failure):
-            text.put(line)
-
-
-def _failure_lines(failure: Failure) -> list[str]:
-    counts = {
-        "red": failure.failures,
-        "worker lost": failure.losses,
-        "conflict": failure.conflicts,
-        "trouble": failure.troubles,
-    }
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    what = "quarantined" if failure.quarantined else "failed"
-    code = f" [{failure.code}]" if failure.code else ""
-    after = text.count(failure.attempts, "attempt") + (f" ({told})" if told else "")
-    lines = [
-        f"{failure.run} {failure.node}  ({text.one_line(failure.role)})  {what}{code} after {after}",
-        f"  {text.one_line(failure.reason) or 'no reason was given'}",
-    ]
-    if failure.fix:
-        lines.append(f"  fix: {text.one_line(failure.fix)}")
-    lines.append(f"  log: {failure.log or f'agentflow logs {failure.run} {failure.node}'}")
-    return [*lines, f"  again: {failure.again}"] if failure.again else lines
-
-
-def retry(
-    ctx: typer.Context,
-    words: WordsArgument = None,
-    *,
-    redis: RedisOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Do one failed node again, with what was skipped for it; all else stays as it is.
-
-    NODE alone means the newest run in which it failed. A closed run is open again: `watch` it to its end.
-    """
-    from agentflow.local import service
-    from agentflow.runs import failures as failing
-
-    given = words or []
-    if not 1 <= len(given) <= 2:  # noqa: PLR2004 (a run and a node)
-        raise UsageError("which node?", fix="agentflow retry [RUN] NODE; `agentflow failures` lists them")
-    config = config_of(ctx, {"redis.url": redis})
-    monitor = monitor_of(config)
-    node = given[-1]
-    run_id = monitor.resolve(given[0]) if len(given) > 1 else failing.run_of(config, node)
-    state = failing.retry(config, run_id, node, repo=Path.cwd())
-    service.ensure(config)
-    if as_json:
-        text.put(json.dumps({"run": run_id, "node": node, "state": state}))
-        return
-    text.put(f"{run_id} {node}: is done again (the run is {state})")
-    text.say(f"next: agentflow {'watch' if state == 'open' else 'resume'} {run_id}")

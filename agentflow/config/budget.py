@@ -38,6 +38,9 @@ Spendable = Annotated[Amount, BeforeValidator(dollars, json_schema_input_type=Do
 class BudgetSettings(Closed):
     """What may be spent. A spec's own `budget` goes before `run`, `roles` and `node`."""
 
+    org: Spendable = Field(
+        default_factory=Amount, description="Of all projects that share this Redis, in one day (UTC)"
+    )
     day: Spendable = Field(default_factory=Amount, description="Of the project in one day (UTC)")
     run: Spendable = Field(default_factory=Amount, description="Of each run")
     roles: dict[Name, Spendable] = Field(

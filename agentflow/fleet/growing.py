@@ -14,7 +14,7 @@ from agentflow.fleet.looking import kept_here, slots_alive
 from agentflow.fleet.values import Scaled
 from agentflow.local import launching, service
 from agentflow.store.ledger import Ledger
-from agentflow.store.limits import FLEET, ROLE
+from agentflow.store.limits import CLASS, FLEET, ROLE, check_class
 from agentflow.store.orders import refuse_drained
 from agentflow.store.scripts import Answer
 
@@ -144,16 +144,18 @@ def role_named(word: str, config: Config) -> str:
 
 
 def limits(config: Config) -> dict[str, int]:
-    """Limits on slots by name: `fleet`, `role:<role>`."""
+    """Limits on slots by name: `fleet`, `role:<role>`, `class:<complexity>`."""
     return runs.open_ledger(config).limits()
 
 
 def set_limits(config: Config, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Set limits on slots, live: `fleet` or a role (`backend`, `role:backend`); 0 takes one away."""
+    """Set limits on slots, live: `fleet`, a role (`backend`, `role:backend`) or `class:high`; 0 takes one
+    away.
+    """
     ledger = runs.open_ledger(config)
     named = {
-        word if word == FLEET else ROLE + role_named(word.removeprefix(ROLE), config): slots
-        for word, slots in wanted.items()
+        name if name == FLEET or name.startswith(CLASS) else ROLE + name: slots
+        for name, slots in _named(wanted, FLEET, config).items()
     }
     for name, slots in named.items():
         _send(config, ledger, ledger.set_limit(name, slots))
@@ -162,20 +164,33 @@ def set_limits(config: Config, wanted: Mapping[str, int]) -> dict[str, int]:
 
 
 def run_limits(config: Config, run_id: str) -> dict[str, int]:
-    """The limits of one run: `all`, and by role."""
+    """The limits of one run: `all`, by role, by complexity (`class:high`)."""
     return runs.open_ledger(config).run_limits(run_id)
 
 
 def set_run_limits(config: Config, run_id: str, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Set how many nodes of one run are at work at once, live: `all`, or a role; 0 takes a limit away."""
+    """Set how many nodes of one run are at work at once, live: `all`, a role or `class:high`; 0 takes a limit
+    away.
+    """
     ledger = runs.open_ledger(config)
-    for word, slots in wanted.items():
-        name = word if word == "all" else role_named(word.removeprefix(ROLE), config)
+    for name, slots in _named(wanted, "all", config).items():
         answer = ledger.set_run_limit(run_id, name, slots)
         if answer.woken:
             chords.send(runs.canvas_of(ledger, run_id, config), answer.woken, woken=True)
         _send(config, ledger, answer)
     return ledger.run_limits(run_id)
+
+
+def _named(wanted: Mapping[str, int], everything: str, config: Config) -> dict[str, int]:
+    """Limits by `everything`, the name of a role (given by any of its words), or `class:<complexity>`."""
+    found = {}
+    for word, slots in wanted.items():
+        if word.startswith(CLASS):
+            check_class(word)
+            found[word] = slots
+        else:
+            found[word if word == everything else role_named(word.removeprefix(ROLE), config)] = slots
+    return found
 
 
 def _send(config: Config, ledger: Ledger, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""The tools that move a run: plan, start, wait, cancel, land."""
+"""The tools that move a run: plan, start, wait, pause, resume, cancel, land."""
 
 from __future__ import annotations
 
@@ -182,6 +182,60 @@ class RunTools:
 
         with told():
             return await with_config(self._project, context, "cancelling", work)
+
+    async def run_pause(
+        self,
+        context: Context,
+        run: RunId,
+        reason: Annotated[str | None, Field(description="Told to whoever asks why nothing starts")] = None,
+    ) -> shapes.Paused:
+        """Let nothing further of a run start; running nodes go on to their end, and nothing is lost.
+
+        It holds until run_resume.
+        """
+
+        def work(config: Config, _tell: Tell) -> shapes.Paused:
+            run_id = self._resolve(config, run)
+            told = "paused by its user" + (f": {reason}" if reason else "")
+            state = runs.pause(run_id, config=config, reason=told)
+            if state is not RunState.PAUSED:
+                raise UsageError(
+                    f"run {run_id} cannot be paused: it is {state.replace('_', ' ')}",
+                    why="nothing of it is still to be started; nothing was changed",
+                    fix="run_status tells more",
+                    code="AF-RUN-006",
+                )
+            found = self._project.monitor(config).run(run_id)
+            return shapes.Paused(
+                run=run_id, state=state.value, running=max(0, found.running), next=views.what_next(found)
+            )
+
+        with told():
+            return await with_config(self._project, context, "pausing", work)
+
+    async def run_resume(
+        self,
+        context: Context,
+        run: RunId,
+        budget: Annotated[
+            list[str] | None, Field(description="What it may spend from now on: usd=+5, tokens=100000")
+        ] = None,
+    ) -> shapes.RunView:
+        """Go on with a run: end its pause, or do again what failed, was cancelled or was rolled back.
+
+        What succeeded is kept. Returns at once; run_wait waits for its end.
+        """
+
+        def work(config: Config, tell: Tell) -> shapes.RunView:
+            service.ensure(config)
+            place = self._project.directory
+            run_id = runs.find(run, config=config, repo=place)
+            changes = parse_changes(budget or (), config)
+            runs.resume(run_id, config=config, repo=place, tell=tell, budget=changes)
+            return views.run_view(self._project.monitor(config).status(run_id))
+
+        with told():
+            return await with_config(self._project, context, "resuming", work)
 
     async def run_land(
         self, context: Context, run: RunId, confirm_token: ConfirmToken = None

@@ -22,8 +22,9 @@ GRACE_S = 3.0
 INSTRUCTIONS = """\
 agentflow runs a feature as a DAG of coding agents over the git repository in the server's directory.
 The way: plan (words -> spec), run_start (spec -> run id), run_wait (repeat while finished is false), then
-run_land. On a failure: why. drain, kill_all, run_cancel and run_land fail the first time, with an error that
-says what they would do and carries a confirm_token; ask the user, then call again with it.
+run_land. On a failure: why, then run_resume. run_pause holds a run until run_resume.
+drain, kill_all, run_cancel and run_land fail the first time, with an error that says what they would do and
+carries a confirm_token; ask the user, then call again with it.
 A slot runs one node at a time; a worker is a process with slots."""
 
 _LOOKS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
@@ -50,6 +51,8 @@ def build(project: Project) -> Server:
         (running.run_start, "Start a run", _ADDS),
         (looking.run_status, "Run status", _LOOKS),
         (running.run_wait, "Wait for a run", _LOOKS),
+        (running.run_pause, "Pause a run", _SETS),
+        (running.run_resume, "Go on with a run", _ADDS),
         (running.run_cancel, "Cancel a run", _DESTROYS),
         (running.run_land, "Land a run", _DESTROYS),
         (looking.why, "Why is a node there", _LOOKS),

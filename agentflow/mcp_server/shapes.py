@@ -149,6 +149,15 @@ class Cancelled(_Answer):
     state: str
 
 
+class Paused(_Answer):
+    """Answer of run_pause."""
+
+    run: str
+    state: str
+    running: int = Field(description="Nodes that run still, to their end")
+    next: str = Field(description="What to call now")
+
+
 class Reason(_Answer):
     """Answer of why."""
 

@@ -84,9 +84,10 @@ def what_next(run: RunRecord) -> str:
     if run.state is RunState.OPEN:
         return "run_wait waits for its end and reports progress"
     if run.state is RunState.PAUSED:
-        return f"nothing starts ({run.reason}) until `agentflow resume {run.id}` in a terminal"
+        more = ", with more budget" if run.is_out_of_budget else ""
+        return f"nothing starts ({run.reason}) until run_resume{more}"
     if run.state in CLOSED or at_rest(run):
-        return f"`why` tells of a node; `agentflow resume {run.id}` in a terminal goes on with what is left"
+        return "`why` tells of a node; run_resume goes on with what is left"
     return "run_wait waits until it has come to rest"
 
 

@@ -181,6 +181,11 @@ class Monitor:
         with self._reachable():
             return EventLog(self._client).read(run_id, after=after, count=count)
 
+    def last_event(self, run_id: str) -> str:
+        """The position of a run's newest transition; `0` when there is none."""
+        with self._reachable():
+            return EventLog(self._client).last(run_id)
+
     def history(self, run_id: str) -> Iterator[Event]:
         """All transitions of a run so far."""
         after = "0"

@@ -67,9 +67,15 @@ class RunStatus:
         return sum(self.counts.values())
 
     @property
+    def rolled_back(self) -> int:
+        """How many of them had ended well and were undone."""
+        return sum(1 for node in self.nodes if node.record.is_rolled_back and node.id != INTEGRATE)
+
+    @property
     def done(self) -> int:
-        """How many of them have ended, well or not."""
-        return sum(count for state, count in self.counts.items() if state in TERMINAL)
+        """How many of them have ended, well or not; what was rolled back is to be done again."""
+        ended = sum(count for state, count in self.counts.items() if state in TERMINAL)
+        return ended - self.rolled_back
 
     @property
     def is_unattended(self) -> bool:
@@ -114,6 +120,7 @@ class RunStatus:
             "now_ms": self.now_ms,
             "seconds": round(self.seconds, 3),
             "counts": {state.value: count for state, count in self.counts.items()},
+            "rolled_back": self.rolled_back,
             "fleet": self.fleet,
             "shards": {"told": self.shards_told, "workers": self.shards_of_workers} if self.shards else {},
             "nodes": nodes,
@@ -170,8 +177,9 @@ def _counted(shard: str) -> tuple[int, str]:
 
 
 def run_as_dict(run: RunRecord) -> dict[str, Any]:
-    """A run as JSON values."""
-    return dataclasses.asdict(run)
+    """A run as JSON values; its id is `run`, as in everything else that is printed."""
+    told = dataclasses.asdict(run)
+    return {"run": told.pop("id"), **told}
 
 
 def event_as_dict(event: Event) -> dict[str, Any]:

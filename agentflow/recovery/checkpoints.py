@@ -56,10 +56,16 @@ def of_run(plan: Plan, run: RunRecord, nodes: Records, stages: Mapping[str, str]
         if planned.stage in stages and last[planned.stage] == planned.id:
             name, commit = planned.stage, stages[planned.stage]
             found.append(Checkpoint(STAGE + name, commit, f"checkpoints/stages/{name}"))
-    if run.result:
-        name = RESULT if run.state in (RunState.READY_TO_LAND, RunState.LANDED) else MERGED
+    if name := name_of_merge(run):
         found.append(Checkpoint(name, run.result, name))
     return found
+
+
+def name_of_merge(run: RunRecord) -> str:
+    """What the merge of all work of a run is called; '' while there is none."""
+    if not run.result:
+        return ""
+    return RESULT if run.state in (RunState.READY_TO_LAND, RunState.LANDED) else MERGED
 
 
 def of_stages(store: Store, plan: Plan, run: RunRecord, nodes: Records) -> dict[str, str]:
@@ -119,14 +125,23 @@ class Return:
     undone: frozenset[str]
 
 
-def going_back(plan: Plan, nodes: Records, to: str, *, keep_successful: bool) -> Return:
-    """What to undo to be at the checkpoint `to` again.
+def going_back(plan: Plan, nodes: Records, to: str, *, keep_successful: bool, merge: str = "") -> Return:
+    """What to undo to be at the checkpoint `to` again. `merge`: as `name_of_merge` has it.
 
     Everything that its tree does not hold; with `keep_successful` only what depends on what comes after it.
     `to`: a name as in the table above, or that of a stage; '' for the start, also where a node is called so.
+    The merge of all work undoes nothing but that it was landed.
     Raises `UsageError` for a name that is none.
     """
     ids = {node.id for node in plan.nodes}
+    if to in ids and nodes[to].state is not NodeState.SUCCEEDED:
+        raise UsageError(
+            f"{to} is no checkpoint of this run: it has not succeeded ({nodes[to].state})",
+            fix=f"--to before:{to} is what it starts from; `agentflow checkpoints RUN` lists all",
+            code="AF-ROLLBACK-001",
+        )
+    if to and to == merge and to not in ids:
+        return Return(to, frozenset(n for n in ids if _is_done(nodes[n])), frozenset())
     is_start = not to or (to == START and to not in ids)
     name = to if to in ids or to.startswith((BEFORE, STAGE)) else START if is_start else STAGE + to
     if is_start:
@@ -144,7 +159,7 @@ def going_back(plan: Plan, nodes: Records, to: str, *, keep_successful: bool) ->
     else:
         raise UsageError(
             f"{to!r} is no checkpoint of this run",
-            fix="a node, before:NODE, stage:STAGE or start; `agentflow checkpoints RUN` lists them",
+            fix="a node, before:NODE, stage:STAGE, start or result; `agentflow checkpoints RUN` lists them",
             code="AF-ROLLBACK-001",
         )
     holds |= set(_above(nodes, holds))

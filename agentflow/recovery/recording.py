@@ -2,7 +2,8 @@
 
 Commits come into the user's repository first (as refs below `refs/agentflow/runs/RUN/`), then the journal
 says that they are settled: what the journal names is there. What cannot be brought or written now is tried
-again with the next transition; a run does not end for it.
+again with the next look at the run, which does not end for it: a commit that cannot be had keeps its own node
+out of the journal, and no other.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class Recorder:
         self._whole: tuple[str, ...] = ()
         self._stages: dict[str, str] = {}
         self._quiet = False
+        #: Whether the journal says what the run is; and whether the last attempt to add to it failed.
+        self._has_plan = False
+        self._is_behind = False
+        #: What was told of: each thing that cannot be brought is told once.
+        self._amiss: set[str] = set()
         self._names_refs = True
 
     def catch_up(self) -> None:
@@ -74,7 +80,8 @@ class Recorder:
             fields = known.nodes.get(node.id, {}).get("fields", {})
             if node.attempt and (str(node.fence) != fields.get("fence") or node.state != fields.get("state")):
                 self._owed[node.id] = None
-        self._write(known.generation, has_plan=bool(known.plan), closing=known.closing)
+        self._has_plan = bool(known.plan)
+        self._write(known.generation, closing=known.closing)
 
     def write_down(self) -> None:
         """The same without any ref: whoever calls has made (or removed) those."""
@@ -90,12 +97,10 @@ class Recorder:
             self.catch_up()
             return
         self._owed.update({event.node: None for event in batch if event.kind in _TOLD})
-        if self._owed or any(event.kind.startswith("run.") for event in batch):
+        if self._owed or self._is_behind or any(event.kind.startswith("run.") for event in batch):
             self._write()
 
-    def _write(
-        self, generation: int = 0, *, has_plan: bool = True, closing: dict[str, str] | None = None
-    ) -> None:
+    def _write(self, generation: int = 0, *, closing: dict[str, str] | None = None) -> None:
         """Refs first, then the lines; what fails stays owed."""
         if self._home is None:
             return
@@ -105,51 +110,86 @@ class Recorder:
             # Read before what is published, so that what is journaled has been.
             facts = restoring.node_facts(self._ledger.client, self._id, owed)
             self._nodes |= self._ledger.some_nodes(self._id, owed)
+            absent: frozenset[str] = frozenset()
             if self._names_refs and (run.result or any(self._nodes[n].state in TERMINAL for n in owed)):
-                self._publish(self._home, run)
+                absent = self._publish(self._home, run)
                 failpoints.at("journal.published", self._id)
-            lines = [] if has_plan else [self._opened()]
+            held = [node for node in owed if self._nodes[node].commit and f"nodes/{node}" in absent]
+            owed = [node for node in owed if node not in held]
+            lines = [] if self._has_plan else [self._opened()]
             if run.generation > max(1, generation):
                 lines.append({"kind": "generation", "generation": run.generation})
             lines += [{"kind": "node", "node": node, **facts[node]} for node in owed]
             budget = restoring.budget_facts(self._ledger.client, self._id)
             lines += [{"kind": "budget", "fields": budget}] if budget else []
-            ended = restoring.closing_facts(self._ledger.client, self._id) if run.state in CLOSED else {}
+            is_ended = run.state in CLOSED and absent.isdisjoint((checkpoints.RESULT, checkpoints.MERGED))
+            ended = restoring.closing_facts(self._ledger.client, self._id) if is_ended else {}
             if ended and ended != closing:
                 lines.append({"kind": "closed", "fields": ended})
             lines = [line for line in lines if self._is_new(line)]
             Journal(self._home, self._id).add(*lines)
             failpoints.at("journal.written", self._id)
-            self._owed = {}
+            self._has_plan, self._is_behind = True, False
+            self._told |= {line["kind"]: json.dumps(line, sort_keys=True) for line in lines}
+            self._owed = dict.fromkeys(held)
         except (AgentflowError, OSError) as error:
             told = log.debug if self._quiet else log.warning
             told("run %s: what has settled is not written down yet: %s", self._id, error)
-            self._quiet = True
+            self._quiet = self._is_behind = True
 
     def _is_new(self, line: dict[str, object]) -> bool:
         """Whether this process has not written the same line already."""
-        kind, text = line["kind"], json.dumps(line, sort_keys=True)
-        is_new = kind == "node" or self._told.get(kind) != text
-        self._told[kind] = text
-        return is_new
+        kind = line["kind"]
+        return kind == "node" or self._told.get(kind) != json.dumps(line, sort_keys=True)
 
     def _opened(self) -> dict[str, object]:
         run = restoring.run_facts(self._ledger.client, self._id)
         return {"kind": "opened", "run": run, "plan": self._ledger.plan(self._id)}
 
-    def _publish(self, home: Path, run: RunRecord) -> None:
-        """Bring what is settled into the repository, each commit once."""
+    def _publish(self, home: Path, run: RunRecord) -> frozenset[str]:
+        """Bring what is settled into the repository, each commit once; the refs that cannot be."""
         if self._plan is None:
             self._plan = parse_plan(json.dumps(self._ledger.plan(run.id)))
-        whole = checkpoints.whole_stages(self._plan, self._nodes)
-        if whole != self._whole:
-            self._stages = stages_of(self._config, self._plan, run, self._nodes)
-            self._whole = whole
+        self._merge_stages(self._plan, run)
         points = checkpoints.of_run(self._plan, run, self._nodes, self._stages)
         wanted = {p.ref: p.commit for p in points if self._published.get(p.ref) != p.commit}
-        if wanted:
+        if not wanted:
+            return frozenset()
+        try:
             publish(self._config, run, home, wanted)
-            self._published |= wanted
+        except (AgentflowError, OSError):
+            return self._publish_one_by_one(home, run, wanted)
+        self._published |= wanted
+        return frozenset()
+
+    def _publish_one_by_one(self, home: Path, run: RunRecord, wanted: Mapping[str, str]) -> frozenset[str]:
+        """The same where not all can be brought together."""
+        absent = set()
+        for ref, commit in wanted.items():
+            try:
+                publish(self._config, run, home, {ref: commit})
+            except (AgentflowError, OSError) as error:
+                absent.add(ref)
+                self._tell_once(ref.removeprefix("nodes/"), error)
+            else:
+                self._published[ref] = commit
+        return frozenset(absent)
+
+    def _merge_stages(self, plan: Plan, run: RunRecord) -> None:
+        """Make the checkpoints of stages that are whole by now."""
+        whole = checkpoints.whole_stages(plan, self._nodes)
+        if whole == self._whole:
+            return
+        try:
+            self._stages = stages_of(self._config, plan, run, self._nodes)
+            self._whole = whole
+        except (AgentflowError, OSError) as error:
+            self._tell_once("the checkpoint of a stage", error)
+
+    def _tell_once(self, what: str, error: Exception) -> None:
+        told = log.debug if what in self._amiss else log.warning
+        told("run %s: %s is not written down yet: %s", self._id, what, error)
+        self._amiss.add(what)
 
 
 def stages_of(config: Config, plan: Plan, run: RunRecord, nodes: Mapping[str, NodeRecord]) -> dict[str, str]:

@@ -58,7 +58,9 @@ def undo(
         commit = merge.merge_all(depot.store, work, run.base, appends_in(plan, nodes))
         paths = _paths(depot.store, [nodes[name] for name in left])
     kept = [(name, tuple(paths.get(name, ()))) for name in left]
-    answer = restoring.undo(ledger, run.id, [*back.undone, INTEGRATE], kept, reason=reason, state=state)
+    gone = [*back.undone, INTEGRATE]
+    # As it was read: a run that has landed since has a branch that would have to go back too.
+    answer = restoring.undo(ledger, run.id, gone, kept, reason=reason, state=state, seen=run.state)
     return commit, answer
 
 

@@ -12,7 +12,7 @@ from agentflow.canvas.spending import parse_changes
 from agentflow.config import Config
 from agentflow.errors import UsageError
 from agentflow.runs.following import canvas_of, grant, open_ledger
-from agentflow.store.budgets import DAY, Change, Purse
+from agentflow.store.budgets import DAILY, DAY, ORG, Change, Purse
 from agentflow.workspace import inspect
 
 __all__ = ["BudgetView", "Change", "Purse", "change", "look"]
@@ -20,7 +20,7 @@ __all__ = ["BudgetView", "Change", "Purse", "change", "look"]
 
 @dataclass(frozen=True, slots=True)
 class BudgetView:
-    """The budgets of a run ('' for none) by scope, and that of its project's day.
+    """The budgets of a run ('' for none) by scope, that of its project's day and that of all projects' day.
 
     `unbilled`: calls whose attempt ended before their bill came; they count with their estimates.
     """
@@ -29,6 +29,7 @@ class BudgetView:
     project: str
     purses: dict[str, Purse]
     day: Purse
+    org: Purse
     unbilled: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,29 +38,32 @@ class BudgetView:
         return {
             "run": self.run,
             "project": self.project,
-            "budgets": purses | {DAY: self.day.as_dict()},
+            "budgets": purses | {DAY: self.day.as_dict(), ORG: self.org.as_dict()},
             "unbilled": self.unbilled,
         }
 
 
 def look(run_id: str, *, config: Config, repo: Path) -> BudgetView:
-    """The budgets of a run and of its project's day; without a run, those of the repository's day."""
+    """The budgets of a run, of its project's day and of all projects'; without a run, those of a day."""
     ledger = open_ledger(config)
     if not run_id:
         project = inspect.project_of(repo)
-        return BudgetView("", project, {}, ledger.day(project))
+        return BudgetView("", project, {}, ledger.day(project), ledger.org())
     project = ledger.run(run_id).project
-    return BudgetView(run_id, project, ledger.purses(run_id), ledger.day(project), ledger.unbilled(run_id))
+    day, org = ledger.day(project), ledger.org()
+    return BudgetView(run_id, project, ledger.purses(run_id), day, org, ledger.unbilled(run_id))
 
 
 def change(words: Iterable[str], run_id: str, *, config: Config, repo: Path) -> BudgetView:
-    """Change budgets of a run, and of its project's day (`day.usd=20`); what they held back goes on at once.
+    """Change budgets of a run, and of a day: its project's (`day.usd=20`), all projects' (`org.usd=90`).
 
-    `words` as for `parse_changes`. Raises `UsageError`; then nothing of the run, or of the day, is changed.
+    What they held back goes on at once.
+
+    `words` as for `parse_changes`. Raises `UsageError`; then nothing of the run, or of that day, is changed.
     """
     changes = parse_changes(words, config)
     ledger = open_ledger(config)
-    if not run_id and any(not found.field.startswith(f"{DAY}:") for found in changes):
+    if not run_id and any(found.field.partition(":")[0] not in DAILY for found in changes):
         raise UsageError("these budgets are those of a run", fix="name it: `agentflow budget set RUN usd=5`")
     project = ledger.run(run_id).project if run_id else inspect.project_of(repo)
     moved = grant(ledger, run_id, project, changes, config)

@@ -6,6 +6,7 @@ Only a submitter's repository (or a clone of it) lands, by compare-and-swap.
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 from agentflow import failpoints
@@ -76,11 +77,7 @@ def land(run_id: str, *, config: Config, repo: Path | None = None) -> RunResult:
     if run.state is RunState.LANDED:
         return build_result(ledger, run_id)
     if run.state is not RunState.READY_TO_LAND:
-        raise UsageError(
-            f"run {run_id} cannot land: it is {run.state}",
-            why=run.reason,
-            fix=f"`agentflow status {run_id}` says what is missing; `agentflow resume {run_id}` goes on",
-        )
+        raise _cannot_land(run)
     if run.repo:
         git_dir = home_of(run, repo)
         try:
@@ -108,9 +105,29 @@ def _move_branch(ledger: Ledger, config: Config, run: RunRecord, git_dir: Path) 
         # Reports only: there is nothing that a branch could point to.
         collecting.release_base(git_dir, run.id)
         return ""
-    landed = landing.land(git_dir, commit=run.result, branch=run.target, run=run.id)
+    # The ledger decides whether it may move: another terminal may have rolled the run back, or landed it.
+    token = uuid.uuid4().hex
+    if not ledger.begin_landing(run.id, token, run.result):
+        now = ledger.run(run.id)
+        if now.state is RunState.LANDED:
+            return now.branch
+        raise _cannot_land(now)
+    failpoints.at("land.begun", run.id)
+    try:
+        landed = landing.land(git_dir, commit=run.result, branch=run.target, run=run.id)
+    except BaseException:
+        ledger.give_up_landing(run.id, token)
+        raise
     collecting.release_base(git_dir, run.id)
     return landed.branch
+
+
+def _cannot_land(run: RunRecord) -> UsageError:
+    return UsageError(
+        f"run {run.id} cannot land: it is {run.state}",
+        why=run.reason,
+        fix=f"`agentflow status {run.id}` says what is missing; `agentflow resume {run.id}` goes on",
+    )
 
 
 def _integrate_on(

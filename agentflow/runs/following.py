@@ -14,7 +14,7 @@ from agentflow.config import Config
 from agentflow.recovery.rebuilding import DataLostError
 from agentflow.recovery.recording import Recorder
 from agentflow.runs import closing
-from agentflow.store.budgets import DAY, Change
+from agentflow.store.budgets import DAILY, DAY, ORG, Change
 from agentflow.store.client import check, connect
 from agentflow.store.events import EventLog
 from agentflow.store.fleet import Fleet
@@ -74,21 +74,22 @@ def _still(ledger: Ledger, run_id: str) -> RunRecord:
 
 
 def grant(ledger: Ledger, run_id: str, project: str, changes: Iterable[Change], config: Config) -> Answer:
-    """Change budgets of a run ('' for none) and of its project's day; what that moved of the run is to be
-    sent.
+    """Change budgets of a run ('' for none), of its project's day, of all projects'; what that moved of the
+    run is to be sent.
 
-    Raises `UsageError`; then nothing of the run, or of the day, is changed.
+    Raises `UsageError`; then nothing of the run, or of that day, is changed.
     """
     given = list(changes)
-    of_day = [found for found in given if found.field.startswith(f"{DAY}:")]
-    of_run = [found for found in given if found not in of_day]
+    daily = {scope: [found for found in given if found.field.startswith(f"{scope}:")] for scope in DAILY}
+    of_run = [found for found in given if found.field.partition(":")[0] not in DAILY]
     moved = Answer(())
     if of_run:
         check_nodes(of_run, [node for node in ledger.nodes(run_id) if node != INTEGRATE])
         moved = ledger.grant(run_id, project, of_run)
         send_others(ledger, moved, config)
-    if of_day:
-        send_others(ledger, ledger.grant("", project, of_day), config)
+    for scope, whose in ((DAY, project), (ORG, "")):
+        if daily[scope]:
+            send_others(ledger, ledger.grant("", whose, daily[scope]), config)
     return moved
 
 

@@ -77,8 +77,13 @@ def roll_back(
     run = ledger.run(run_id)
     if run.state not in CLOSED:
         raise _goes_on(run)
+    if ledger.is_landing(run_id):
+        raise _lands(run_id)
     nodes = _nodes(ledger, run_id)
-    back = checkpoints.going_back(_plan(ledger, run_id), nodes, to, keep_successful=keep_successful)
+    merge = checkpoints.name_of_merge(run)
+    back = checkpoints.going_back(
+        _plan(ledger, run_id), nodes, to, keep_successful=keep_successful, merge=merge
+    )
     home = home_of(run, repo) if run.repo else None
     branch, branch_at = "", ""
     if home and run.state is RunState.LANDED and run.branch:
@@ -92,8 +97,8 @@ def roll_back(
     verified.forget(ledger.client, run.project, [nodes[name].digest for name in back.undone])
     told = f"rolled back to {back.name} by its user"
     commit, answer = undoing.undo(ledger, config, run, back, reason=told, state=RunState.CANCELLED)
-    if answer is None:  # somebody has resumed it meanwhile; what the journal lacks now it is told again
-        raise _goes_on(ledger.run(run_id))
+    if answer is None:  # resumed or landed meanwhile; what the journal lacks now it is told again
+        raise _lands(run_id) if ledger.is_landing(run_id) else _goes_on(ledger.run(run_id))
     send_others(ledger, answer, config)
     kept = tuple(name for name, node in _nodes(ledger, run_id).items() if node.state == "succeeded")
     tree, ref = _show(ledger, config, run, home, commit) if home else ("", "")
@@ -104,7 +109,23 @@ def roll_back(
     )
 
 
+def _lands(run_id: str) -> UsageError:
+    return UsageError(
+        f"run {run_id} cannot be rolled back: it is being landed",
+        why="its branch moves now, or has moved when whoever landed it was killed",
+        fix=f"agentflow land {run_id} finishes that; a landed run can be rolled back",
+        code="AF-ROLLBACK-002",
+    )
+
+
 def _goes_on(run: RunRecord) -> UsageError:
+    if run.state in CLOSED:
+        return UsageError(
+            f"run {run.id} was not rolled back: it is {run.state} by now",
+            why="it has changed while this looked at it",
+            fix="roll it back once more",
+            code="AF-ROLLBACK-002",
+        )
     return UsageError(
         f"run {run.id} cannot be rolled back: it is {run.state}",
         why="what runs would settle on top of what is undone",

@@ -12,6 +12,7 @@ from pathlib import Path
 from agentflow import transport as carrying
 from agentflow.canvas import chords
 from agentflow.canvas.estimate import estimate
+from agentflow.canvas.featured import featured
 from agentflow.canvas.opening import open_in_ledger
 from agentflow.canvas.plan import Plan, make_plan
 from agentflow.canvas.ranks import ranked
@@ -22,8 +23,9 @@ from agentflow.recovery.recording import Recorder
 from agentflow.runs.following import canvas_of, open_ledger
 from agentflow.spec.models import Spec
 from agentflow.store.breakers import Breakers
-from agentflow.store.budgets import DAY, Change, limits_of
+from agentflow.store.budgets import DAY, ORG, Change, limits_of
 from agentflow.store.durations import read_durations
+from agentflow.store.features import read_feature
 from agentflow.store.governor import Governor, configured_rates
 from agentflow.store.ledger import Ledger
 from agentflow.store.orders import configured_limits, refuse_drained, refuse_full
@@ -72,7 +74,6 @@ def submit(
         allow_run=options.allow_run,
     )
     check_nodes(options.budget, plan.by_id)
-    plan = plan.model_copy(update={"spending": plan.spending.changed(options.budget)})
     target = plan.target or f"agentflow/{slug(spec.feature)}"
     facts = inspect.check_repository(repo, spec.base or "HEAD", target)
     if tell:
@@ -81,13 +82,16 @@ def submit(
     run_id = new_run_id(spec.feature)
     plan = plan.model_copy(update={"base": facts.base, "target": target, "reuse": not options.no_cache})
     ledger = open_ledger(config)
+    plan = featured(plan, read_feature(ledger.client, facts.project, plan.feature), jobs=options.jobs)
+    plan = plan.model_copy(update={"spending": plan.spending.changed(options.budget)})
     plan = ranked(plan, read_durations(ledger.client, facts.project))
     check_room(ledger.client)
     refuse_drained(ledger.client)
     refuse_full(ledger, config.fleet.queue_cap)
     ledger.default_limits(configured_limits(config))
-    ledger.default_budget(facts.project, limits_of({DAY: config.budget.day.limits}))
-    cost = estimate(plan, ledger.means(facts.project), ledger.day(facts.project))
+    daily = {DAY: config.budget.day.limits, ORG: config.budget.org.limits}
+    ledger.default_budget(facts.project, limits_of(daily))
+    cost = estimate(plan, ledger.means(facts.project), ledger.day(facts.project), ledger.org())
     if tell and cost.says_something:
         for line in cost.lines:
             tell(line)

@@ -1,10 +1,10 @@
 """Budgets: what may be spent, what is spent, what is reserved by calls that are under way.
 
-Four budgets stand around a paid call: its node's, its role's (within the run), its run's, and that of its
-project's day (UTC, by Redis' clock). A call reserves what it may cost at most in all four or in none, and
-is charged what it did cost afterwards. So `spent + reserved <= limit` holds at every reservation; a bill
-above its reservation is the provider's truth and is written down as it is, and the next reservation is
-refused.
+Five budgets stand around a paid call: its node's, its role's (within the run), its run's, that of its
+project's day, and that of all projects' day (UTC, by Redis' clock). A call reserves what it may cost at
+most in all five or in none, and is charged what it did cost afterwards. So `spent + reserved <= limit`
+holds at every reservation; a bill above its reservation is the provider's truth and is written down as it
+is, and the next reservation is refused.
 
 A reservation belongs to one attempt (run, node, fence). When the attempt ends without a bill, it is free
 again in the same step (`leave` in endings.lua). A call to a model that was under way then counts with its
@@ -35,6 +35,9 @@ DAY_S = 86_400
 COSTS_TTL_S = 90 * DAY_S
 RUN = "run"
 DAY = "day"
+ORG = "org"
+#: Scopes that belong to no run: of a project's day, of all projects' day.
+DAILY = (DAY, ORG)
 UNITS = ("usd", "tokens")
 
 
@@ -54,7 +57,7 @@ class Amount:
 class Purse:
     """One budget: what may be spent of it (None: no limit), what is, and what calls under way have reserved.
 
-    `scope` is `run`, `day`, `role:<role>` or `node:<node>`.
+    `scope` is `run`, `day`, `org`, `role:<role>` or `node:<node>`.
     """
 
     scope: str
@@ -84,7 +87,7 @@ class Purse:
 class Reserved:
     """The answer to a reservation: `reserved`, `refused` or `superseded` (the node is another attempt's).
 
-    Of a refusal: which budget it was (`node`, `role NAME`, `run` or `day`), why, and whether it is only
+    Of a refusal: which budget it was (`node`, `role NAME`, `run`, `day`, `org`), why, and whether it is only
     in the way of other calls' reservations (`held`), so that it may succeed when those are charged.
     """
 
@@ -157,7 +160,8 @@ class Budgets(Reading):
         return scripts.transition(self.client, "charge", run_id, node, fence, name, usd, tokens, COSTS_TTL_S)
 
     def grant(self, run_id: str, project: str, changes: Sequence[Change]) -> Answer:
-        """Change the budgets of a run, or (with `run_id` '') those of a project's day; at once, all or none.
+        """Change budgets of a run, or (`run_id` '') those of a project's day, or (`project` '' too) those of
+        all projects' day; at once, all or none.
 
         What they held back and has room now is woken and must be sent; a run that was paused for its budget
         goes on. Raises `UsageError` for adding to a budget that has no limit, and for an unknown run.
@@ -175,13 +179,16 @@ class Budgets(Reading):
         return answer
 
     def default_budget(self, project: str, limits: Mapping[str, int]) -> None:
-        """Set those limits of a project's day that nobody has set so far."""
+        """Set those limits of a project's day (`limit:day:usd`), and of all projects' (`limit:org:usd`), that
+        nobody has set so far.
+        """
         for name, amount in limits.items():
-            self.client.hsetnx(keys.project_budget(project), name, str(amount))
+            is_org = name.startswith(f"limit:{ORG}:")
+            self.client.hsetnx(keys.ORG_BUDGET if is_org else keys.project_budget(project), name, str(amount))
 
     def has_day_budget(self, project: str) -> bool:
-        """Whether anything bounds what the project spends in a day."""
-        return bool(self.client.exists(keys.project_budget(project)))
+        """Whether anything bounds what the project, or all projects together, spend in a day."""
+        return bool(self.client.exists(keys.project_budget(project), keys.ORG_BUDGET))
 
     def morning(self) -> list[tuple[str, Answer]]:
         """Let the runs go on that a day's budget held back, where a new day has begun; one answer each."""
@@ -197,10 +204,19 @@ class Budgets(Reading):
 
     def day(self, project: str) -> Purse:
         """The project's budget of today (UTC, by Redis' clock)."""
-        today = self.now_ms() // 1000 // DAY_S
-        raw = cast("dict[str, str]", self.client.hgetall(keys.project_spent(project, today)))
-        raw |= cast("dict[str, str]", self.client.hgetall(keys.project_budget(project)))
-        return _purses(raw).get(DAY, Purse(DAY))
+        return self._today(DAY, keys.project_spent(project, self._day_number()), keys.project_budget(project))
+
+    def org(self) -> Purse:
+        """The budget of today of all projects that share this Redis."""
+        return self._today(ORG, keys.org_spent(self._day_number()), keys.ORG_BUDGET)
+
+    def _day_number(self) -> int:
+        return self.now_ms() // 1000 // DAY_S
+
+    def _today(self, scope: str, spent: str, limits: str) -> Purse:
+        raw = cast("dict[str, str]", self.client.hgetall(spent))
+        raw |= cast("dict[str, str]", self.client.hgetall(limits))
+        return _purses(raw).get(scope, Purse(scope))
 
     def unbilled(self, run_id: str) -> int:
         """Calls whose attempt ended before their bill came."""

@@ -40,8 +40,9 @@ class Fleet:
         queues: Iterable[str] | None = None,
         every: bool = False,
         facts: Mapping[str, str | int | float] | None = None,
-    ) -> None:
-        """Say that this worker lives; forgotten `WORKER_TTL_S` after the last call.
+    ) -> bool:
+        """Say that this worker lives; forgotten `WORKER_TTL_S` after the last call. Whether it was not known:
+        it is new, was away for long, or the server has lost what it knew.
 
         `queues`: what it consumes (None: the queues of its roles); `every`: it also takes up what is new.
         `facts`: further fields of its `WorkerRecord`.
@@ -60,7 +61,8 @@ class Fleet:
             "busy": busy,
         }
         flat = [word for field in fields.items() for word in field]
-        scripts.call(self._client, "register", "", name, keys.WORKER_TTL_S, now_ms, *flat)
+        said = scripts.call(self._client, "register", "", name, keys.WORKER_TTL_S, now_ms, *flat)
+        return bool(said[0] == "new")
 
     def refuse(self, name: str, *, pid: int, host: str, reason: str) -> None:
         """Say on the register why a worker does not serve; forgotten after `WORKER_TTL_S`."""

@@ -12,12 +12,12 @@
 | `af:leader` | string | name of the reconciling worker, a bar, the mark of its process | 1.5 s | the leader |
 | `af:roles` | set | roles that an open or past run asked for | none | the installation |
 | `af:queues` | set | queues that an open or past run asked for | none | the installation |
-| `af:limits` | hash | `fleet`, `role:<role>` -> slots at once (0: no limit) | none | the installation |
+| `af:limits` | hash | `fleet`, `role:..`, `class:..` -> slots at once (0: any) | none | the installation |
 | `af:suspect` | string | `run|node|fence` of the last suspect node that began | 1 h | that node |
 | `af:paused` | hash | `fleet`, `role:<role>` -> since (ms), a blank, the reason | none | the installation |
 | `af:breakers` | hash | their settings; `fails:`, `open:`, `trial:<role>` | none | the installation |
 | `af:rates` | hash | window -> what it allows (JSON); `set:<window>`: set live | none | the installation |
-| `af:rate:<window>` | hash | tokens, pauses and breaker, see `windows.lua` | an hour | its calls |
+| `af:rate:<window>` | hash | tokens, pauses, breaker: `windows.lua` | an hour, or until full | its calls |
 | `af:rate:<window>:log` | zset | call -> when it was let in (ms), of the last minute | an hour | its calls |
 | `af:rate:<window>:sizes` | hash | call -> its tokens | an hour | its calls |
 | `af:rate:<window>:held` | zset | call under way -> when it counts no more (ms) | its bound | its calls |
@@ -33,8 +33,11 @@
 | `af:project:<name>:wait` | zset | exclusive run -> arrival (us) | empties itself | runs that wait |
 | `af:project:<name>:budget` | hash | limits of a day's budget, by unit | none | the project |
 | `af:project:<name>:spent:<day>` | hash | spent and reserved on that UTC day | 40 days | the project |
+| `af:project:<name>:features` | hash | what holds for a feature's runs (features.py) | none | the project |
+| `af:org:budget` | hash | limits of a day's budget of all projects, by unit | none | the installation |
+| `af:org:spent:<day>` | hash | what all projects spent, reserved that day | 40 days | the installation |
 | `af:project:<name>:costs` | hash | `<role>:usd`, `:tokens`, `:nodes` so far | 90 days | the project |
-| `af:short` | zset | run that the day's budget held back -> next day (ms) | empties itself | those runs |
+| `af:short` | zset | run that a day's budget held back -> next day (ms) | empties itself | those runs |
 | `af:holding` | zset | finished exclusive run -> when it gives back (ms) | empties itself | runs that hold |
 | `af:workers` | zset | name -> last sign of life (ms) | none, trimmed | the leader |
 | `af:worker:<name>` | hash | see `WorkerRecord` | 60 s | the worker |
@@ -95,6 +98,7 @@ TURN = PREFIX + "turn"
 WAITING = PREFIX + "waiting"
 HOLDING = PREFIX + "holding"
 SHORT = PREFIX + "short"
+ORG_BUDGET = PREFIX + "org:budget"
 WORKERS = PREFIX + "worker:"
 WORKER_NAMES = PREFIX + "workers"
 ORDERS = PREFIX + "fleet"
@@ -122,7 +126,7 @@ NAME_TTL_MS = 5000
 PERMANENT = frozenset(
     {
         SCHEMA, RUNS, EVENTS, SYSTEM_EVENTS, ROLES, QUEUES, LIMITS, PAUSED, RATES, BREAKERS, CAPACITY, TURN,
-        WORKER_NAMES, ORDERS,
+        WORKER_NAMES, ORDERS, ORG_BUDGET,
     }
 )  # fmt: skip
 #: Keys that are empty (hence absent) when nothing is open.
@@ -208,6 +212,16 @@ def project_budget(project: str) -> str:
 def project_spent(project: str, day: int) -> str:
     """Key of what a project has spent and reserved on a day (days since 1970, UTC)."""
     return f"{PREFIX}project:{project}:spent:{day}"
+
+
+def project_features(project: str) -> str:
+    """Key of what is set for the further runs of a project's features."""
+    return f"{PREFIX}project:{project}:features"
+
+
+def org_spent(day: int) -> str:
+    """Key of what all projects have spent and reserved on a day (days since 1970, UTC)."""
+    return f"{PREFIX}org:spent:{day}"
 
 
 def project_costs(project: str) -> str:

@@ -1,9 +1,9 @@
 """What holds for the whole fleet: how many slots at once, who may use them, what was done to it.
 
-Limits are `fleet` (slots at once over all runs) and `role:<role>` (the same for one role, in place of
-the run's own limit for it). They are changed while everything runs: lowering one ends nothing, what is
-above it finishes; raising one wakes what waited. Without a limit the fleet is as large as the slots of
-its workers, which the leader counts.
+Limits are `fleet` (slots at once over all runs), `role:<role>` and `class:<complexity>` (the same for one
+role or complexity, in place of the run's own limit for it). They are changed while everything runs:
+lowering one ends nothing, what is above it finishes; raising one wakes what waited. Without a limit the
+fleet is as large as the slots of its workers, which the leader counts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from agentflow.store import keys, scripts
 from agentflow.store.reading import Reading
 from agentflow.store.scripts import Answer
 
-#: The limit of all runs together; `role:<role>` are the others.
+#: The limit of all runs together; `role:<role>` and `class:<complexity>` are the others.
 FLEET = "fleet"
 ROLE = "role:"
+CLASS = "class:"
+COMPLEXITIES = ("low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Limits(Reading):
     """Limits and announcements that concern every run."""
 
     def set_limit(self, name: str, slots: int) -> Answer:
-        """Set `fleet` or `role:<role>` to so many slots (0: no limit), at once, for every run.
+        """Set `fleet`, `role:<role>` or `class:<complexity>` to so many slots (0: no limit), at once.
 
         The answer's `others` are the nodes that have room now; they must be sent. Raises `UsageError` for
         another name or a negative number.
@@ -53,27 +55,30 @@ class Limits(Reading):
         return scripts.transition(self.client, "limit", "", name, slots)
 
     def set_run_limit(self, run_id: str, name: str, slots: int) -> Answer:
-        """Let so many nodes of one run be at work at once: `all`, or those of a role (0: no limit).
+        """Let so many nodes of one run be at work at once: `all`, of a role or `class:..` (0: no limit).
 
-        A limit of the role in the fleet stands in place of the run's own. Raises `UsageError` for a role that
+        A limit of the same name in the fleet stands in place of the run's own. Raises `UsageError` for what
         the run does not have.
         """
         if slots < 0:
             raise UsageError(f"a limit of {slots} slots makes no sense", fix="give 0 for no limit")
         answer = scripts.transition(self.client, "run_limit", run_id, name, slots)
         if answer.head[0] == "unknown":
-            raise UsageError(f"run {run_id} has no node of the role {name!r}", fix="all, or a role of it")
+            what = "all, a role of it, or class:high"
+            raise UsageError(f"run {run_id} has no node of the role {name!r}", fix=what)
         return answer
 
     def run_limits(self, run_id: str) -> dict[str, int]:
-        """The limits of one run that are set: `all`, and by role."""
+        """The limits of one run that are set: `all`, by role, and by complexity (`class:..`)."""
         nodes = cast("list[str]", json.loads(self.client.hget(keys.run(run_id), "order") or "[]"))
         pipe = self.client.pipeline(transaction=False)
         pipe.hget(keys.run(run_id), "max_concurrent")
         for node in nodes:
             pipe.hmget(keys.node(run_id, node), ["role", "role_limit"])
-        most, *roles = pipe.execute()
+        pipe.hmget(keys.run(run_id), [f"most:{name}" for name in COMPLEXITIES])
+        most, *roles, classes = pipe.execute()
         found = {"all": int(most or 0), **{str(role): int(limit or 0) for role, limit in roles}}
+        found |= {CLASS + name: int(limit or 0) for name, limit in zip(COMPLEXITIES, classes, strict=True)}
         return {name: slots for name, slots in found.items() if slots > 0}
 
     def limits(self) -> dict[str, int]:
@@ -90,12 +95,12 @@ class Limits(Reading):
 
     def pause(self, name: str, reason: str) -> bool:
         """Let nothing of `fleet` or `role:<role>` start until `unpause`; False when that holds already."""
-        _check_limit(name, 0)
+        _check_name(name)
         return scripts.transition(self.client, "pause", "", "pause", name, reason).head[0] == "paused"
 
     def unpause(self, name: str) -> Answer | None:
         """End such a pause; None when there was none. The answer's `others` have room now: send them."""
-        _check_limit(name, 0)
+        _check_name(name)
         answer = scripts.transition(self.client, "pause", "", "resume", name, "")
         return answer if answer.head[0] == "resumed" else None
 
@@ -145,9 +150,22 @@ class Limits(Reading):
 
 
 def _check_limit(name: str, slots: int) -> None:
+    if name.startswith(CLASS):
+        check_class(name)
+    else:
+        _check_name(name)
+    if slots < 0:
+        raise UsageError(f"a limit of {slots} slots makes no sense", fix="give 0 for no limit")
+
+
+def check_class(name: str) -> None:
+    """Raise `UsageError` when `class:<complexity>` names no complexity."""
+    if name.removeprefix(CLASS) not in COMPLEXITIES:
+        raise UsageError(f"there is no complexity for {name!r}", fix="class:low, class:medium or class:high")
+
+
+def _check_name(name: str) -> None:
     if name != FLEET and not (name.startswith(ROLE) and len(name) > len(ROLE)):
         raise UsageError(
             f"there is no limit called {name!r}", fix="`fleet`, or `role:` and the name of a role"
         )
-    if slots < 0:
-        raise UsageError(f"a limit of {slots} slots makes no sense", fix="give 0 for no limit")

@@ -61,6 +61,11 @@ class RunRecord:
         return self.state in CLOSED or (stops and self.running <= 0)
 
     @property
+    def is_rolled_back(self) -> bool:
+        """Whether work of the closed run was undone, by its user or for its failure."""
+        return self.state in CLOSED and "rolled back to " in self.reason
+
+    @property
     def is_out_of_budget(self) -> bool:
         """Whether it is paused because a budget is used up."""
         return self.state is RunState.PAUSED and self.reason.startswith("budget: ")
@@ -129,6 +134,11 @@ class NodeRecord:
     usage: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()
     tests: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Whether it had settled and a rollback has undone that (`undo.lua`)."""
+        return self.state is NodeState.CANCELLED and self.reason == "rolled back"
 
 
 def work_ended_ms(run: RunRecord, integrate: NodeRecord | None) -> int:

@@ -69,6 +69,10 @@ _MOVING = frozenset(
         "branch",
         "onto",
         "stopped",
+        "landing",
+        "failed_nodes",
+        "breaker_trips",
+        "breaker_till",
         "holds",
         "turn",
         "arrivals",
@@ -222,18 +226,20 @@ def undo(
     *,
     reason: str,
     state: RunState | None = None,
+    seen: RunState | None = None,
 ) -> Answer | None:
-    """Let what these nodes of a closed run have settled count no longer; None when the run is not closed.
+    """Let what these nodes of a closed run have settled count no longer; None when the run is not closed, or
+    lands just now.
 
     `kept` is the rest that has settled, oldest first, each with the paths that it writes. `state`: what the
-    run is afterwards (as it is).
+    run is afterwards (as it is). `seen`: the state that the run must be in (None: any closed one).
     """
     listed = [{"node": node, "paths": "\n".join(paths)} for node, paths in kept]
     answer = scripts.transition(
         ledger.client,
         "undo",
         run_id,
-        ",".join(sorted(CLOSED)),
+        seen.value if seen else ",".join(sorted(CLOSED)),
         state.value if state else "",
         reason,
         "\n".join(nodes),

@@ -32,9 +32,12 @@ _ALONE = frozenset({"renew", "register", "lead", "resign", "announce", "order"})
 #: These need only some of it, or a text of their own.
 _TEXTS = {
     "throttle": ("lib.lua", "windows.lua"),
+    "landing": ("lib.lua",),
     "requeue": (*_SHARED, "caps.lua"),
     "reopen": (*_SHARED, "again.lua"),
     "retry": (*_SHARED, "again.lua"),
+    "heal": (*_SHARED, "counting.lua"),
+    "abandon": (*_SHARED, "counting.lua"),
 }
 #: Where every script takes the time from (seconds, microseconds), and nowhere else: a simulation has another
 #: clock (`tests/helpers/simulation`).
@@ -51,6 +54,8 @@ _ALLOW_OOM = _ALONE | {
     "deadlines",
     "cancel_role",
     "unbar",
+    "landing",
+    "abandon",
     "capacity",
     "due",
 }

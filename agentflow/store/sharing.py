@@ -1,4 +1,4 @@
-"""What the open runs share agrees with what each of them says: room, turns, messages, exclusive paths."""
+"""What the open runs share agrees with what each of them says: room, turns, messages, paths, money."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
+from agentflow.store.budgets import UNITS
 from agentflow.store.snapshot import FleetShot, RunShot, clashes, lock_table, sorted_names
 
 #: What a rule finds: a run or a key, and what is wrong with it.
@@ -20,6 +21,7 @@ def contradictions(shot: FleetShot) -> Found:
     yield from _turns(shot)
     yield from _times(shot)
     yield from _exclusive(shot)
+    yield from _money(shot)
     yield from _forgotten(shot)
 
 
@@ -88,6 +90,35 @@ def _exclusive(shot: FleetShot) -> Found:
     for key, pairs in held.items():
         for clash in clashes(pairs):
             yield key, clash
+
+
+def _money(shot: FleetShot) -> Found:
+    """I5: reserved of a day is what its calls under way have reserved; what all have spent is the sum."""
+    held: Counter[str] = Counter()
+    for run in shot.runs.values():
+        for field, record in run.budget.items():
+            if field.startswith("hold:"):
+                usd, tokens, day, _ = record.split(" ", 3)
+                project = keys.project_spent(run.raw.get("project", ""), int(day))
+                for key in (project, keys.org_spent(int(day))):
+                    held.update({f"{key} usd": int(usd), f"{key} tokens": int(tokens)})
+    sums: Counter[str] = Counter()
+    for key, raw in shot.spent.items():
+        scope = "org" if key == keys.org_spent(_day_of(key)) else "day"
+        for unit in UNITS:
+            counted, should = raw.get(f"held:{scope}:{unit}", 0), held[f"{key} {unit}"]
+            if counted != should:
+                yield key, f"{counted} {unit} are counted as reserved, {should} are"
+            spent = raw.get(f"spent:{scope}:{unit}", 0)
+            sums[f"{keys.org_spent(_day_of(key))} {unit}"] += spent if scope == "day" else -spent
+    for name, above in sums.items():
+        if above:
+            key, _, unit = name.rpartition(" ")
+            yield key, f"differs by {abs(above)} {unit} from what the projects have spent"
+
+
+def _day_of(key: str) -> int:
+    return int(key.rpartition(":")[2])
 
 
 def _forgotten(shot: FleetShot) -> Found:

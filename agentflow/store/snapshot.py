@@ -109,7 +109,8 @@ class FleetShot:
     """All open runs (and those that still hold paths), and what they share, at one moment.
 
     `held_back`: somebody has paused something, so what waits may be left waiting. `tables`: the locks of
-    exclusive runs, by key. `hungry` by queue, `ranks` by class.
+    exclusive runs, by key. `hungry` by queue, `ranks` by class, `spent` (what is spent and reserved of a
+    day, of each project and of all) by key.
     """
 
     open: frozenset[str]
@@ -123,6 +124,7 @@ class FleetShot:
     tables: Mapping[str, Mapping[str, str]]
     hungry: Mapping[str, Mapping[str, int]]
     ranks: Mapping[str, Mapping[str, float]]
+    spent: Mapping[str, Mapping[str, int]]
 
 
 class _Questions:
@@ -206,12 +208,14 @@ def of_fleet(client: redis.Redis) -> FleetShot:
         tables = {key: questions.ask("hgetall", key, dict) for key in _project_tables(client)}
         hungry = {queue: questions.counts(keys.hungry(queue)) for queue in sorted(queues)}
         ranks = {name: questions.zset(_RANKS + name) for name in sorted(classes)}
+        days = _days(client)
+        spent = {key: questions.counts(key) for key in sorted(days)}
         orders = _orders(client, opened | holding)
         runs = {run_id: _RunQuestions(questions, run_id, order) for run_id, order in orders.items()}
         questions.execute()
         answers = questions.answers
         same = answers[still[0]] == opened and set(answers[still[1]]) == holding
-        if same and classes.issuperset(answers[waiting]):
+        if same and classes.issuperset(answers[waiting]) and _days(client) == days:
             break
     return FleetShot(
         open=frozenset(answers[still[0]]),
@@ -225,12 +229,19 @@ def of_fleet(client: redis.Redis) -> FleetShot:
         tables={key: answers[number] for key, number in tables.items()},
         hungry={queue: answers[number] for queue, number in hungry.items() if answers[number]},
         ranks={name: answers[number] for name, number in ranks.items() if answers[number]},
+        spent={key: answers[number] for key, number in spent.items()},
     )
 
 
 def _project_tables(client: redis.Redis) -> list[str]:
     """Keys of the locks that exclusive runs hold; the runs themselves say of which project they are."""
     return list(client.scan_iter(keys.project_locks("*"), count=1000))
+
+
+def _days(client: redis.Redis) -> set[str]:
+    """Keys of what was spent in a day."""
+    found = client.scan_iter(keys.PREFIX + "*:spent:*", count=1000)
+    return {key for key in found if not key.startswith(keys.run(""))}
 
 
 def _named(client: redis.Redis, prefix: str) -> list[str]:

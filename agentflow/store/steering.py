@@ -9,6 +9,8 @@ from agentflow.store.scripts import Answer
 
 #: Nodes of a run up to which a running one that nobody watches is looked for.
 HEALED_NODES_MAX = 5000
+#: Milliseconds that whoever lands a run is believed to be at it: moving a branch takes far less than one.
+LANDING_MS = 60_000
 _OVERDUE = ",".join(s for s in sources(NodeState.FAILED) if s != NodeState.RUNNING)
 _RETRYABLE = f"{NodeState.FAILED},{NodeState.CANCELLED}"
 #: Runs of which a node may be done again: they go on, or have come to nothing that could land.
@@ -55,10 +57,35 @@ class Steering(Limits):
         answer = scripts.transition(self.client, "recheck", run_id)
         return answer if answer.head[0] == "woken" else None
 
-    def abandon(self, run_id: str, reason: str) -> None:
-        """Take a run whose record is broken off the open ones; what is left of it goes with `gc`."""
-        self.client.srem(keys.OPEN, run_id)
+    def abandon(self, run_id: str, reason: str) -> Answer:
+        """Forget a run whose record is broken and free what is held for it; what may go on then must be sent.
+
+        Its keys are gone at once: what its journal holds can be planted again (`agentflow resume`).
+        """
+        answer = scripts.transition(self.client, "abandon", run_id)
         self.announce("ledger.abandoned", run=run_id, reason=reason)
+        return answer
+
+    def begin_landing(self, run_id: str, token: str, result: str) -> bool:
+        """Say that this result's branch moves now; false when the run is not ready to land with it.
+
+        Until it is closed as landed, or `give_up_landing`, the run is neither opened again nor rolled back.
+        Two may land it at a time, each with a `token`: the branch moves once.
+        """
+        return self._landing(run_id, "begin", token, result)
+
+    def give_up_landing(self, run_id: str, token: str) -> None:
+        """Say that the branch did not move. Whoever was killed while landing is forgotten with it."""
+        self._landing(run_id, "give_up", token, "")
+
+    def is_landing(self, run_id: str) -> bool:
+        """Whether somebody moves the run's branch just now, or was killed in doing so."""
+        return bool(self.client.hexists(keys.run(run_id), "landing"))
+
+    def _landing(self, run_id: str, verb: str, token: str, result: str) -> bool:
+        state = RunState.READY_TO_LAND.value
+        raw = scripts.call(self.client, "landing", run_id, verb, token, state, result, LANDING_MS)
+        return str(raw[0]) == "noted"
 
     def heal(self) -> tuple[tuple[str, ...], Answer]:
         """Free what is held for nodes that do not run, watch what runs unwatched; what was put right.

@@ -1,7 +1,7 @@
 """What is true of every ledger between any two transitions, checked on a live store.
 
 The rules are the invariants of docs/reliability.md as far as they can be read off the keys. They look at one
-moment (`snapshot`), so they hold while workers work. `agentflow check` runs them, and so does the teardown of
+moment (`snapshot`), so they hold while workers work. `agentflow doctor --ledger` runs them, and so does the teardown of
 every test that has a store. A violation tells the last transitions of what it is about.
 """
 
@@ -134,7 +134,8 @@ def _parents(run: RunShot) -> Found:
 
 
 def _is_done_again(node: NodeShot) -> bool:
-    return node.raw.get("optional") == "1" and node.number("attempt") > 0
+    # It has ended before, perhaps without an attempt: cancelled with its role.
+    return node.raw.get("optional") == "1" and "ended_ms" in node.raw
 
 
 def _needs(run: RunShot, node_id: str) -> Found:

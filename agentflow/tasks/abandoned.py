@@ -74,6 +74,6 @@ class Abandoned:
         return True
 
     def _drop(self, run_id: str, reason: str) -> None:
-        """Not even its record is whole: it is taken off the list of open runs; `gc` removes what there is."""
+        """Not even its record is whole: nothing of it is kept."""
         log.warning("run %s is given up: %s", run_id, reason)
-        self._context.ledger.abandon(run_id, reason)
+        self._context.send_woken("", self._context.ledger.abandon(run_id, reason))

@@ -3,7 +3,9 @@
 What could interleave: an attempt that lost its node (its worker stood still past the lease) still has a
 call under way. Its reservation went back when the attempt was ended; it can reserve nothing more, but
 brings the bill of that call, which the ledger takes once (store/budgets.py). While Redis is away a bill
-is kept and brought with the next one, or when the attempt has ended.
+is kept and brought with the next one, or when the attempt has ended. A bill that nobody asked about before
+is given a reservation of nothing first, which is what the ledger charges it to; only the attempt that still
+has its node can get one.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+
+from kombu.exceptions import OperationalError
 
 from agentflow.canvas.plan import Plan
 from agentflow.canvas.spending import Limit
@@ -31,6 +35,7 @@ HELD_LOOK_S = 0.5
 FIXES = {
     "node": "raise `budget:` of the task, then `agentflow resume {run} --budget node:{node}.usd=+N`",
     "day": "`agentflow budget set day.usd=+N`; it begins anew at midnight UTC",
+    "org": "`agentflow budget set org.usd=+N`; it begins anew at midnight UTC",
     "run": "`agentflow resume {run} --budget +N`",
 }
 
@@ -58,7 +63,8 @@ class LedgerAccount:
         self._count = 0
         #: The reservation that waits for its bill: its name and amount.
         self._open: tuple[str, Amount] | None = None
-        self._unsent: list[tuple[str, Amount]] = []
+        #: Bills by name and amount, and whether they have a reservation.
+        self._unsent: list[tuple[str, Amount, bool]] = []
 
     def reserve(self, usd: float, tokens: int) -> None:
         """Set aside what the next call may cost; waits a little for other calls' reservations."""
@@ -75,13 +81,15 @@ class LedgerAccount:
         self._take(Amount(usd or 0.0, tokens or 0), counts=False)
 
     def pay(self, usd: float, tokens: int) -> None:
-        """Write down what the call has cost; never raises for a Redis that is away."""
+        """Write down what the call has cost; never raises for a Redis or a broker that is away, nor for an
+        attempt that has lost its node.
+        """
         with self._lock:
             reserved, self._open = self._open, None
-        if reserved is None:
-            # Nobody asked before: it is spent all the same.
-            reserved = self._ask(Amount(), counts=False)
-        self._bring(reserved[0], Amount(usd, tokens))
+            # Where nobody asked before it is spent all the same.
+            name = reserved[0] if reserved else self._next_name()
+            self._unsent.append((name, Amount(usd, tokens), reserved is not None))
+        self._bring_unsent()
 
     def pay_reserved(self) -> None:
         """What was set aside is taken for what was spent."""
@@ -101,8 +109,8 @@ class LedgerAccount:
             self._open = reserved
 
     def _ask(self, amount: Amount, *, counts: bool) -> tuple[str, Amount]:
-        self._count += 1
-        name = str(self._count)
+        with self._lock:
+            name = self._next_name()
         until = min(time.monotonic() + HELD_PATIENCE_S, self._deadline)
         while True:
             answer = self._ledger.reserve(self._run, self._node, self._fence, name, amount, counts=counts)
@@ -119,25 +127,35 @@ class LedgerAccount:
             self._stop.wait(HELD_LOOK_S)
             self._stop.check()
 
-    def _bring(self, name: str, amount: Amount) -> None:
-        with self._lock:
-            self._unsent.append((name, amount))
-        self._bring_unsent()
+    def _next_name(self) -> str:
+        self._count += 1
+        return str(self._count)
 
     def _bring_unsent(self) -> None:
         with self._lock:
             bills, self._unsent = self._unsent, []
         while bills:
-            name, amount = bills[0]
             try:
-                answer = self._ledger.charge(self._run, self._node, self._fence, name, amount)
-                bills.pop(0)
-                self._send(answer)
+                answer = self._charge(*bills[0])
             except Unreachable as error:
                 log.warning("a bill of %s in run %s waits: Redis is away (%s)", self._node, self._run, error)
                 break
+            bills.pop(0)
+            try:
+                self._send(answer)
+            except (OperationalError, *Unreachable) as error:
+                # The reconciler sends what is ready and silent.
+                log.warning("what a bill of run %s has woken could not be sent: %s", self._run, error)
         with self._lock:
             self._unsent = [*bills, *self._unsent]
+
+    def _charge(self, name: str, amount: Amount, asked: bool) -> Answer:  # noqa: FBT001 (a field of a bill)
+        if not asked:
+            given = self._ledger.reserve(self._run, self._node, self._fence, name, Amount(), counts=False)
+            if given.verdict == "superseded":
+                what = f"${amount.usd:.4f}, {amount.tokens} tokens"
+                log.warning("%s of run %s is another's: nobody pays %s", self._node, self._run, what)
+        return self._ledger.charge(self._run, self._node, self._fence, name, amount)
 
 
 def account_of(context: Context, plan: Plan, held: Held) -> LedgerAccount:

@@ -12,9 +12,11 @@ from typing import Any
 from agentflow import host
 from agentflow.app import SYSTEM_QUEUE, WORKER_QUEUE, queue
 from agentflow.store import keys
+from agentflow.store.breakers import Breakers
 from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
-from agentflow.store.orders import KILLED, OrderBook, Orders
+from agentflow.store.governor import Governor, configured_rates
+from agentflow.store.orders import KILLED, OrderBook, Orders, configured_limits
 from agentflow.tasks import affinity
 from agentflow.tasks.admission import Admission
 from agentflow.tasks.attempts import ATTEMPTS
@@ -159,7 +161,7 @@ class Heart:
         consumed = [q for q in worker.app.amqp.queues.consume_from if not q.startswith(SYSTEM_QUEUES)]
         if not state:
             state, reason = self.state()
-        self._fleet.register(
+        is_new = self._fleet.register(
             worker.hostname,
             pid=os.getpid(),
             host=socket.gethostname(),
@@ -181,6 +183,16 @@ class Heart:
                 "born": self._born,
             },
         )
+        if is_new:
+            # A server that lost its data has lost the limits too; what waits is woken under them.
+            self.tell_limits()
+
+    def tell_limits(self) -> None:
+        """Note in the ledger what the configuration limits, for the whole fleet."""
+        config = self._context.config
+        self._context.ledger.default_limits(configured_limits(config))
+        Governor(self._context.client).configure(configured_rates(config))
+        Breakers(self._context.client).configure(config.breaker)
 
     def sign_off(self, reason: str, *, attempts: int = 0) -> None:
         """Take this worker off the register, unless another process has its name by now. A refused one stays

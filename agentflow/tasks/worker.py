@@ -20,11 +20,9 @@ from agentflow.config import Config
 from agentflow.errors import InfraError
 from agentflow.local import launching
 from agentflow.store import keys
-from agentflow.store.breakers import Breakers
 from agentflow.store.client import NO_ANSWER, Unreachable, check
 from agentflow.store.fleet import Fleet
-from agentflow.store.governor import Governor, configured_rates
-from agentflow.store.orders import OrderBook, configured_limits
+from agentflow.store.orders import OrderBook
 from agentflow.tasks import names
 from agentflow.tasks.attempt import DRAINED
 from agentflow.tasks.attempts import ATTEMPTS
@@ -123,9 +121,7 @@ class AgentflowStep(bootsteps.StartStopStep):
             heart.sign("waiting", f"the fleet is drained: {orders.reason}")
             book.take_name(parent.hostname, heart.token)
             self._look_up(WAIT_S)
-        context.ledger.default_limits(configured_limits(context.config))
-        Governor(context.client).configure(configured_rates(context.config))
-        Breakers(context.client).configure(context.config.breaker)
+        heart.tell_limits()
         heart.learn()
 
     def _look_up(self, seconds: float) -> None:

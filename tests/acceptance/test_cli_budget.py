@@ -127,6 +127,20 @@ def test_the_day_is_set_for_the_project(cli: Cli) -> None:
     assert again["state"] == "landed", "taking the limit away is enough"
 
 
+def test_a_plan_that_costs_more_than_may_be_spent_says_so(cli: Cli) -> None:
+    feature(cli, {"id": "a", "runner": spends(0.4, calls=3)}, budget=1)
+    assert "warning: the estimate is above what may be spent (run: $1.00)" in cli.run("plan").stdout
+    cli.run("budget", "set", "org.usd=1.1")
+    try:
+        assert "(run: $1.00; org: $" in cli.run("plan").stdout
+        shown = cli.json("budget", "show", "--json")
+        assert shown["budgets"]["org"]["limit_usd"] == 1.1
+    finally:
+        cli.run("budget", "set", "org.usd=none")
+    feature(cli, {"id": "a", "runner": spends(0.4, calls=2)}, budget=1)
+    assert "warning" not in cli.run("plan").stdout
+
+
 def test_what_is_no_change_is_refused(cli: Cli) -> None:
     for word, why in {
         "usd": "no change", "euro=5": "neither usd nor tokens", "usd=much": "no amount",
@@ -134,5 +148,7 @@ def test_what_is_no_change_is_refused(cli: Cli) -> None:
     }.items():  # fmt: skip
         done = cli.run("resume", "--budget", word, code=2)
         assert why in done.stderr, (word, done.stderr)
+    done = cli.run("resume", "--role", "backend", "--budget", "+5", code=2)
+    assert "agentflow resume RUN --budget backend.usd=+5" in done.stderr
     done = cli.run("budget", "set", "letters-1", code=2)
     assert "what is to be changed of letters-1?" in done.stderr

@@ -80,7 +80,7 @@ def test_a_run_is_paused_and_goes_on(house: House, tmp_path: Path) -> None:
     told = house.run("status", run_id).stdout
     assert f"next: agentflow resume {run_id}\n" in told
     assert house.run("resume", run_id, timeout=120).stdout.startswith("landed on agentflow/some-files")
-    assert "cannot be paused: it is landed" in house.run("pause", run_id, code=2).stderr
+    assert "cannot be paused: it has ended already (landed)" in house.run("pause", run_id, code=2).stderr
 
 
 def test_a_paused_role_is_told_and_holds_nothing_else(house: House) -> None:

@@ -26,7 +26,8 @@ tasks:
 STUCK = SPEC.replace("One file", "One that takes long").replace("echo a", "sleep 600; echo a")
 TOOLS = {
     "spawn_workers", "get_status", "kill_all", "drain", "scale_workers",
-    "plan", "run_start", "run_status", "run_wait", "run_cancel", "run_land", "why", "events",
+    "plan", "run_start", "run_status", "run_wait", "run_pause", "run_resume", "run_cancel", "run_land",
+    "why", "events",
 }  # fmt: skip
 
 

@@ -45,7 +45,8 @@ tasks:
 """
 TOOLS = {
     "spawn_workers", "get_status", "kill_all", "drain", "scale_workers",
-    "plan", "run_start", "run_status", "run_wait", "run_cancel", "run_land", "why", "events",
+    "plan", "run_start", "run_status", "run_wait", "run_pause", "run_resume", "run_cancel", "run_land",
+    "why", "events",
 }  # fmt: skip
 
 
@@ -151,6 +152,19 @@ def test_a_wait_that_is_too_short_says_so_and_a_cancel_needs_its_token(client: A
     assert (waiting.result(60).structured_content or {})["state"] == "cancelled"
     assert client.confirmed("run_cancel", run=other)["run"] == other
     client.call("run_wait", run=other, timeout_s=60)
+
+
+def test_a_run_is_paused_and_goes_on(client: Agent) -> None:
+    run = client.call("run_start", spec=STUCK)["run"]
+    paused = client.call("run_pause", run=run, reason="lunch")
+    assert (paused["run"], paused["state"]) == (run, "paused")
+    assert paused["next"] == "nothing starts (paused by its user: lunch) until run_resume"
+    assert client.call("run_pause", run=run)["state"] == "paused"
+    assert client.call("run_resume", run=run)["state"] == "open"
+    assert client.confirmed("run_cancel", run=run)["state"] in ("cancelling", "cancelled")
+    ended = client.call("run_wait", run=run, timeout_s=60)
+    assert (ended["state"], "run_resume" in ended["next"]) == ("cancelled", True)
+    assert "cannot be paused: it is cancelled" in client.refused("run_pause", run=run)
 
 
 def test_a_failed_node_says_why(client: Agent) -> None:

@@ -49,7 +49,7 @@ def feature(cli: Cli, *tasks: dict[str, Any], **fields: object) -> None:
 
 
 def newest(cli: Cli) -> str:
-    return str(cli.json("runs", "--json")[0]["id"])
+    return str(cli.json("runs", "--json")[0]["run"])
 
 
 def lines_of(output: str) -> list[dict[str, Any]]:

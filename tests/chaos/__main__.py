@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from chaos.play import Report, play, summary
-from chaos.worlds import WORLDS
+from chaos.programme import WORLDS
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import json
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import psutil
 import redis
@@ -93,7 +93,7 @@ def cut_tail(it: Theatre, world: World) -> Iterator[float]:
     it.server.kill()
     size = it.server.log_size()
     if it.server.cut_tail(max(it.keep_bytes, size - it.rng.randrange(1, 60_000))):
-        it.lossy = True
+        it.lost_writes()
     yield it.rng.uniform(0.0, 1.0)
     it.server.start()
 
@@ -102,7 +102,7 @@ def lose_redis(it: Theatre, world: World) -> Iterator[float]:
     """The server is killed and its data is gone; the run is resumed from the journal."""
     it.server.kill()
     it.server.wipe()
-    it.lossy = True
+    it.lost_writes()
     it.wipes += 1
     yield it.rng.uniform(0.0, 1.0)
     it.server.start()
@@ -145,7 +145,8 @@ def cut(it: Theatre, world: World) -> Iterator[float]:
 
 def shuffle(it: Theatre, world: World) -> Iterator[float]:
     """Every message that waits, ten times and in any order; what is no text becomes other poison."""
-    with it.server.client() as client, contextlib.suppress(redis.ConnectionError):
+    # Bytes: what somebody else has put there may be no text.
+    with it.server.raw_client() as client, contextlib.suppress(redis.ConnectionError):
         for queue in world.queues:
             for priority in range(10):
                 _shuffled(it, client, queue if priority == 0 else f"{queue}\x06\x16{priority}")
@@ -154,7 +155,7 @@ def shuffle(it: Theatre, world: World) -> Iterator[float]:
 
 def _shuffled(it: Theatre, client: redis.Redis, key: str) -> None:
     def again(pipe: redis.client.Pipeline) -> None:
-        found = pipe.lrange(key, 0, -1)
+        found = cast("list[bytes]", pipe.lrange(key, 0, -1))
         pipe.multi()
         if found:
             pipe.delete(key)
@@ -166,14 +167,14 @@ def _shuffled(it: Theatre, client: redis.Redis, key: str) -> None:
         client.transaction(again, key)
 
 
-def _twin(message: str) -> str:
+def _twin(message: bytes) -> bytes:
     """The same message, as another delivery of it; what is none stays as it is."""
     try:
         told = json.loads(message)
         told["properties"]["delivery_tag"] = str(uuid.uuid4())
     except (ValueError, TypeError, KeyError, RecursionError):
         return message
-    return json.dumps(told)
+    return json.dumps(told).encode()
 
 
 def flood(it: Theatre, world: World) -> Iterator[float]:

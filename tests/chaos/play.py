@@ -17,19 +17,31 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis
 from chaos import faults, history
+from chaos.bills import Trouble
+from chaos.programme import SIZES, WORLDS
 from chaos.theatre import Theatre, can_mount, theatre
-from chaos.worlds import SIZES, WORLDS, World
-from helpers.wait import wait_until
+from chaos.worlds import World
+from helpers.wait import NotInTimeError, wait_until
+
+from agentflow.errors import AgentflowError
+from agentflow.store.events import EventLog
 
 #: Seconds that a world may take to end once it is left in peace.
 PATIENCE_S = float(os.environ.get("CHAOS_PATIENCE_S", "300"))
 #: And for each of its nodes, on a machine that has other things to do.
 SECONDS_PER_NODE = 5
+#: A run that has not ended and in which nothing has happened for so many seconds hangs: no patience helps.
+HANGS_S = 120
 #: Seconds between two looks at who is still there.
 LOOK_S = 0.1
 #: Seconds between the beginnings of two faults, at most.
 GAP_S = 2.0
+
+
+class BrokenPromiseError(AssertionError):
+    """A play found something wrong. It is never tried a second time."""
 
 
 @dataclass(slots=True)
@@ -46,6 +58,13 @@ class Report:
     #: How many were asked for: a play that broke off has had fewer.
     count: int = 0
     wrong: list[str] = field(default_factory=list)
+    #: Whether nothing is wrong but that the play went on when its patience was over.
+    is_late: bool = False
+
+    def judge(self) -> None:
+        """Raise `BrokenPromiseError`, or `NotInTimeError`, unless every promise was kept."""
+        if self.wrong:
+            raise (NotInTimeError if self.is_late else BrokenPromiseError)(str(self))
 
     @property
     def replay(self) -> str:
@@ -71,14 +90,16 @@ def play(seed: int, world: str, *, size: int = 0, count: int = 12, only: str = "
     kind = WORLDS[world]
     durable = is_durable(seed, world)
     small = kind.fits_small_disk(report.size) and can_mount()
-    with theatre(rng, machines=kind.machines, durable=durable, small=small) as it:
+    with theatre(rng, machines=kind.machines, durable=durable, small=small, env=kind.env) as it:
         report.conditions = it.conditions
         with closing(kind(it, report.size)) as what:
             try:
                 _play(it, what, report)
             except Exception as error:  # noqa: BLE001 (whatever it is, it belongs into the report)
+                broken = report.wrong + it.deserted + it.defects()
                 report.wrong.append(f"{type(error).__name__}: {error}")
                 report.wrong += _stuck(it, what)
+                report.is_late = isinstance(error, NotInTimeError) and not broken and _goes_on(it, what)
             if report.wrong:
                 _keep(it, report)
     report.seconds = time.monotonic() - began
@@ -94,6 +115,7 @@ def _play(it: Theatre, world: World, report: Report) -> None:
 
     def ended() -> bool:
         it.look()
+        world.look()
         return world.has_ended()
 
     wait_until(
@@ -112,7 +134,7 @@ def _play(it: Theatre, world: World, report: Report) -> None:
 
 def _disturb(it: Theatre, world: World, report: Report) -> None:
     """One fault after the other, some of them at the same time."""
-    going: list[tuple[float, faults.Fault, Iterator[float]]] = []
+    going: list[tuple[float, faults.Fault, Iterator[float], list[Trouble]]] = []
     small = any(machine.small for machine in it.machines)
     coming = bag(report, world.takes, durable=it.server.durable, small=small)
     following = 0.0
@@ -121,16 +143,26 @@ def _disturb(it: Theatre, world: World, report: Report) -> None:
         for entry in [entry for entry in going if entry[0] <= now]:
             going.remove(entry)
             next(entry[2], None)
+            _is_over(entry[3])
         # There is one server: what happens to it happens one after the other.
-        taken = any(fault in faults.TO_THE_SERVER for _, fault, _ in going)
+        taken = any(fault in faults.TO_THE_SERVER for _, fault, *_ in going)
         if coming and now >= following and not (taken and coming[0] in faults.TO_THE_SERVER):
             fault = coming.pop(0)
             report.faults.append(fault.__name__)
+            if fault in faults.TO_THE_SERVER:
+                it.trouble("")
             under_way = fault(it, world)
-            going.append((now + next(under_way, 0.0), fault, under_way))
+            lasts = next(under_way, 0.0)
+            going.append((now + lasts, fault, under_way, it.new_troubles()))
             following = time.monotonic() + it.rng.uniform(0.1, GAP_S)
         it.look()
+        world.look()
         threading.Event().wait(0.02)
+
+
+def _is_over(troubles: list[Trouble]) -> None:
+    for trouble in troubles:
+        trouble.until = time.monotonic()
 
 
 def is_durable(seed: int, world: str) -> bool:
@@ -185,6 +217,18 @@ def _stuck(it: Theatre, world: World) -> list[str]:
     except Exception as error:  # noqa: BLE001 (the report of a failure must not be a second one)
         told.append(f"and the ledger cannot be asked: {error}")
     return told + it.deserted + it.defects()
+
+
+def _goes_on(it: Theatre, world: World) -> bool:
+    """Whether more patience would help: nothing was submitted yet, or every run that has not ended moves."""
+    ledger = it.stage.ledger
+    try:
+        left = [run for run in world.runs() if run and not ledger.is_closed(run)]
+        now, events = int(ledger.client.time()[0]), EventLog(ledger.client)
+        moved = [int(events.last(run).split("-")[0]) / 1000 for run in left]
+    except (redis.RedisError, AgentflowError):
+        return False
+    return not any(world.runs()) or (bool(moved) and all(now - at < HANGS_S for at in moved))
 
 
 def _who_is_there(it: Theatre, world: World) -> list[str]:

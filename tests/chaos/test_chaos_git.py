@@ -14,8 +14,12 @@ pytestmark = pytest.mark.timeout(1500)
 
 @pytest.mark.parametrize("seed", SEEDS["parts"])
 def test_pieces_that_are_built_on_one_another(seed: int) -> None:
-    report = play(seed, "parts", size=SIZES["parts"], count=FAULTS)
-    assert not report.wrong, str(report)
+    play(seed, "parts", size=SIZES["parts"], count=FAULTS).judge()
+
+
+@pytest.mark.parametrize("seed", SEEDS["paid"])
+def test_paid_work(seed: int) -> None:
+    play(seed, "paid", size=SIZES["paid"], count=FAULTS).judge()
 
 
 @pytest.mark.parametrize("seed", SEEDS["boltons"])
@@ -26,5 +30,4 @@ def test_boltons(seed: int) -> None:
         if os.environ.get("AGENTFLOW_CI") == "1":
             pytest.fail(str(error))
         pytest.skip(str(error))
-    report = play(seed, "boltons", size=SIZES["boltons"], count=FAULTS)
-    assert not report.wrong, str(report)
+    play(seed, "boltons", size=SIZES["boltons"], count=FAULTS).judge()

@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from chaos.bills import Trouble
 from helpers.proxy import Proxy
 from helpers.wait import wait_until
 from helpers.weak_redis import WeakServer, weak_server
@@ -69,10 +71,13 @@ class Theatre:
     deserted: list[str] = field(default_factory=list)
     #: Bytes of the append-only file below which nothing is cut.
     keep_bytes: int = 0
-    #: Whether writes were lost, so that the stream has gaps.
-    lossy: bool = False
+    #: When writes were lost (ms), so that the stream has gaps.
+    losses: list[int] = field(default_factory=list)
     tenfold: str = ""
     wipes: int = 0
+    #: Who was disturbed, and when.
+    troubles: list[Trouble] = field(default_factory=list)
+    _taken: int = 0
 
     def add_machine(self, *, env: dict[str, str], small: bool = False) -> Machine:
         """One more machine, without a worker yet."""
@@ -111,7 +116,27 @@ class Theatre:
     def one(self, *, up: bool = True) -> Machine:
         """Any machine; with `up`, one whose worker lives (there may be none: any)."""
         able = [m for m in self.machines if m.is_up] if up else self.machines
-        return self.rng.choice(able or self.machines)
+        machine = self.rng.choice(able or self.machines)
+        self.trouble(machine.name)
+        return machine
+
+    def trouble(self, who: str) -> None:
+        """Note that a machine, or the server (''), is disturbed from now on."""
+        self.troubles.append(Trouble(who, time.monotonic()))
+
+    @property
+    def lossy(self) -> bool:
+        """Whether writes were lost."""
+        return bool(self.losses)
+
+    def lost_writes(self) -> None:
+        """Note it; the server is down just now."""
+        self.losses.append(time.time_ns() // 1_000_000)
+
+    def new_troubles(self) -> list[Trouble]:
+        """Those that were noted since this was asked last: of the fault that has just begun."""
+        new, self._taken = self.troubles[self._taken :], len(self.troubles)
+        return new
 
     def heal(self) -> None:
         """Everything works again, and everybody is there."""
@@ -196,12 +221,20 @@ def can_mount() -> bool:
 
 
 @contextmanager
-def theatre(rng: random.Random, *, machines: int, durable: bool = True, small: bool) -> Iterator[Theatre]:
-    """A theatre with workers on their way; gone afterwards. `rng` chooses what is odd about whom."""
+def theatre(
+    rng: random.Random, *, machines: int, durable: bool = True, small: bool,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Theatre]:  # fmt: skip
+    """A theatre with workers on their way; gone afterwards. `rng` chooses what is odd about whom; all of them
+    have the settings of `env`.
+    """
     place = Path(tempfile.mkdtemp(prefix="afch-"))
     (place / "harness").mkdir()
     try:
-        with weak_server(durable=durable) as server, stage(server.client_url, place / "harness") as found:
+        with (
+            weak_server(durable=durable) as server,
+            stage(server.client_url, place / "harness", env) as found,
+        ):
             it = Theatre(rng, place, server, found)
             try:
                 _people(it, machines, small=small)
@@ -220,7 +253,8 @@ def _people(it: Theatre, count: int, *, small: bool) -> None:
         it.conditions.append("messages x10")
     clocks = it.rng.sample(("3600", "-3600", "", ""), k=min(count, 4))
     for number in range(count):
-        env = {"AGENTFLOW_GRACE_S": "1"}
+        # A provider knows a machine by its key.
+        env = {"AGENTFLOW_GRACE_S": "1", "OPENAI_API_KEY": f"m{number}"}
         if number < len(clocks) and clocks[number]:
             env["ODD_CLOCK_S"] = clocks[number]
             it.conditions.append(f"clock of m{number} {int(clocks[number]) // 3600:+d} h")

@@ -44,6 +44,8 @@ class World(ABC):
     #: Faults that it takes besides those that everybody takes.
     takes: tuple[Fault, ...] = ()
     machines = 3
+    #: Settings that all of its processes have.
+    env: Mapping[str, str] = {}
 
     def __init__(self, it: Theatre, size: int) -> None:
         self.it = it
@@ -74,6 +76,9 @@ class World(ABC):
     @abstractmethod
     def canvases(self) -> list[Canvas]:
         """The canvases of what is open, as far as Redis tells them just now."""
+
+    def look(self) -> None:  # noqa: B027 (nothing, unless a world has it)
+        """Judge what can only be seen while it happens; called all the time."""
 
     def kill_submitter(self) -> None:  # noqa: B027 (nothing, unless a world has it)
         """kill -9 to the command that waits."""
@@ -145,7 +150,7 @@ class Noops(World):
         for run, canvas in self._runs.items():
             expected = {} if run in self._cancelled else ends_of(canvas.plan)
             wrong += history.check_run(
-                self.it.stage.ledger, run, canvas.plan, expected, lenient=self.it.lossy
+                self.it.stage.ledger, run, canvas.plan, expected, losses=self.it.losses
             )
         return wrong
 
@@ -262,8 +267,12 @@ class GitWorld(World):
                 return True
             assert state != "conflict", self._said[-1]
         self._command = None
-        self._type("resume", self._run)
+        self._type(*self.again())
         return False
+
+    def again(self) -> tuple[str, ...]:
+        """The command that follows one that gave up."""
+        return ("resume", self._run)
 
     def kill_submitter(self) -> None:
         """The command, not what it is about."""
@@ -280,7 +289,7 @@ class GitWorld(World):
     def restore(self) -> None:
         """`resume` builds the run again from the journal beside the repository."""
         self.kill_submitter()
-        self._type("resume", self._run)
+        self._type(*self.again())
 
     def canvases(self) -> list[Canvas]:
         """Read from the ledger."""
@@ -293,7 +302,7 @@ class GitWorld(World):
         ledger = self.it.stage.ledger
         canvas = runs.canvas_of(ledger, self._run, self.it.stage.config)
         expected = dict.fromkeys((node.id for node in canvas.plan.nodes), "succeeded")
-        wrong = history.check_run(ledger, self._run, canvas.plan, expected, lenient=self.it.lossy)
+        wrong = history.check_run(ledger, self._run, canvas.plan, expected, losses=self.it.losses)
         commits = {n.id: n.commit for n in ledger.nodes(self._run).values() if n.commit}
         run = ledger.run(self._run)
         wrong += history.check_landed(
@@ -351,8 +360,3 @@ class Parts(GitWorld):
         self.feature = self.it.place / "feature.yaml"
         self.feature.write_text(parts.feature(pieces, self.target))
         self.tree = parts.tree_of(pieces, {"readme.md": b"r\n"}, self.it.place)
-
-
-WORLDS: Mapping[str, type[World]] = {"noops": Noops, "boltons": Boltons, "parts": Parts}
-#: Nodes of a synthetic run; boltons has its own number.
-SIZES = {"noops": 200, "boltons": 15, "parts": 200}

@@ -15,6 +15,7 @@ from agentflow.store.validation import Violation
 
 __all__ = [
     "RUN",
+    "NotWholeError",
     "none_of",
     "open_run",
     "states",
@@ -24,6 +25,10 @@ __all__ = [
 ]
 
 RUN = "run-1"
+
+
+class NotWholeError(AssertionError):
+    """A ledger that is not whole: something of it contradicts something else, or outlives its owner."""
 
 
 def open_run(
@@ -96,5 +101,6 @@ def validate_store(client: redis.Redis) -> None:
 
 
 def none_of(violations: Sequence[Violation]) -> None:
-    """Raise AssertionError with all violations and their stories."""
-    assert not violations, "\n".join(["", *map(str, violations)])
+    """Raise `NotWholeError` with all violations and their stories."""
+    if violations:
+        raise NotWholeError("\n".join(["", *map(str, violations)]))

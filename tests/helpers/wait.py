@@ -9,10 +9,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class NotInTimeError(AssertionError):
+    """The patience of a test was over; nothing that it saw until then was wrong."""
+
+
 def wait_until(probe: Callable[[], T], *, timeout: float = 10.0, every: float = 0.01, what: str = "") -> T:
     """Call `probe` until it returns something true, and return that.
 
-    An `AssertionError` in the probe counts as "not yet" and is what the failure shows.
+    An `AssertionError` in the probe counts as "not yet" and is what the failure shows. `NotInTimeError` when
+    the last answer was only "not yet".
     """
     deadline = time.monotonic() + timeout
     last: object = None
@@ -26,5 +31,6 @@ def wait_until(probe: Callable[[], T], *, timeout: float = 10.0, every: float = 
             last = error
         if time.monotonic() > deadline:
             name = what or getattr(probe, "__name__", repr(probe))
-            raise AssertionError(f"{name} did not come true within {timeout:g} s; last: {last!r}")
+            kind = AssertionError if isinstance(last, AssertionError) else NotInTimeError
+            raise kind(f"{name} did not come true within {timeout:g} s; last: {last!r}")
         time.sleep(every)

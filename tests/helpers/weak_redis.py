@@ -51,6 +51,10 @@ class WeakServer(FragileServer):
             encoding_errors="replace",
         )
 
+    def raw_client(self) -> redis.Redis:
+        """The same, for what may be no text: it answers with bytes."""
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=5)
+
     def log_size(self) -> int:
         """Bytes of the append-only file."""
         return self._newest().stat().st_size

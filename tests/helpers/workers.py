@@ -72,12 +72,13 @@ class Stage:
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "celery", "-A", "agentflow"),
         options: Sequence[str] = (),
+        under: Sequence[str] = (),
         wait: bool = True,
     ) -> Worker:
-        """Start a worker and wait until it has signed the register."""
+        """Start a worker and wait until it has signed the register. `under`: a command that becomes it."""
         log = self.home / f"{name}.log"
         command = [
-            sys.executable, *program, "worker", "-c", str(slots), "-n", f"{name}@test",
+            *under, sys.executable, *program, "worker", "-c", str(slots), "-n", f"{name}@test",
             "-l", "warning", *options,
         ]  # fmt: skip
         extra = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]

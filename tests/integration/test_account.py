@@ -11,11 +11,13 @@ from helpers.ledgers import RUN, open_run
 from helpers.proxy import Proxy, proxied
 from helpers.redis_server import RedisServer
 from helpers.wait import wait_until
+from kombu.exceptions import OperationalError
 
 from agentflow.environment import Meter, Stop, Usage
 from agentflow.errors import AttemptCancelled, BudgetReached
 from agentflow.store.budgets import Amount, Change, nano
 from agentflow.store.ledger import Ledger
+from agentflow.store.scripts import Answer
 from agentflow.tasks import account
 from agentflow.tasks.account import LedgerAccount
 
@@ -135,3 +137,51 @@ def test_what_nobody_asked_for_is_charged_all_the_same(ledger: Ledger) -> None:
     mine.pay(0.2, 7)
     mine.pay(0.2, 7)
     assert spent(ledger) == (Amount(0.4, 14), Amount())
+
+
+def test_what_nobody_asked_for_is_brought_later_when_redis_is_away(ledger: Ledger, proxy: Proxy) -> None:
+    """An agent has done its work: its bill must neither fail the attempt nor be forgotten."""
+    open_run(ledger, {"a": []})
+    ledger.charge(RUN, "a", 0, "none", Amount())
+    ledger.reserve(RUN, "a", 0, "none", Amount())
+    client = redis.Redis.from_url(proxy.url, decode_responses=True, socket_timeout=0.3, retry=None)
+    with client:
+        mine = account_of(Ledger(client))
+        proxy.hold(commands=True)
+        mine.pay(0.2, 7)
+        proxy.heal(reset=True)
+        mine.close()
+        assert spent(ledger) == (Amount(0.2, 7), Amount())
+
+
+def test_what_nobody_asked_for_does_not_fail_an_attempt_that_has_lost_its_node(ledger: Ledger) -> None:
+    open_run(ledger, {"a": []})
+    mine = account_of(ledger)
+    fence = int(ledger.fields(RUN, "a", "fence")[0])
+    ledger.requeue(RUN, "a", fence, reason="its worker is gone", counter="losses")
+    mine.pay(0.2, 7)
+    assert spent(ledger) == (Amount(), Amount())
+
+
+def test_a_bill_that_wakes_somebody_who_cannot_be_told_is_written_down_and_so_are_those_behind_it(
+    ledger: Ledger, proxy: Proxy
+) -> None:
+    """What was woken and not sent is found by the reconciler; nobody else would find the bills."""
+    open_run(ledger, {"a": [], "b": []})
+    for one in ("charge", "reserve"):
+        getattr(ledger, one)(RUN, "a", 0, "none", Amount())
+
+    def unsent(_answer: Answer) -> None:
+        raise OperationalError("the broker is away")
+
+    client = redis.Redis.from_url(proxy.url, decode_responses=True, socket_timeout=0.3, retry=None)
+    with client:
+        mine = account_of(Ledger(client))
+        mine._send = unsent
+        mine.reserve(0.5, 5)
+        proxy.hold(commands=True)
+        mine.pay(0.5, 5)
+        mine.pay(0.2, 2)
+        proxy.heal(reset=True)
+        mine.close()
+        assert spent(ledger) == (Amount(0.7, 7), Amount())

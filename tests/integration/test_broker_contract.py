@@ -37,3 +37,29 @@ def test_a_client_that_the_caller_has_is_used(channel):
     mine = object()
     with channel.conn_or_acquire(mine) as used:
         assert used is mine
+
+
+def test_it_asks_for_messages_in_the_very_words_of_kombu(channel, monkeypatch):
+    """The command is put together once, and again when what it is made from changes."""
+    asked: list[bytes] = []
+    client = channel.client
+    client.connection = client.connection or client.connection_pool.get_connection()
+    monkeypatch.setattr(
+        client.connection, "send_packed_command", lambda words, **_: asked.append(b"".join(words))
+    )
+
+    def both() -> tuple[bytes, bytes, bytes]:
+        asked.clear()
+        channel._brpop_start()
+        channel._brpop_start()
+        super(broker.Channel, channel)._brpop_start()
+        channel._in_poll = None
+        first, second, kombus = asked
+        return first, second, kombus
+
+    for queues in (["docs"], ["docs", "backend", broker.OWN_QUEUE + "one"]):
+        channel._active_queues = queues
+        channel._update_queue_cycle()
+        first, second, kombus = both()
+        assert first == second == kombus
+        assert first.count(b"\r\ndocs") == 10

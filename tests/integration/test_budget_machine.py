@@ -1,6 +1,7 @@
 """Budgets under any order of calls, against an oracle in Python: figures, verdicts, parking and waking.
 
-Two runs of one project share its day. Attempts are lost and come back with old fences; bills come twice,
+Two runs of one project share its day, and it shares the day of all projects with a third one, of another.
+Attempts are lost and come back with old fences; bills come twice,
 late, above their reservation or never.
 """
 
@@ -29,10 +30,11 @@ from agentflow.store.budgets import NANO, Amount, Change, nano
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import INTEGRATE
 
-RUNS = ["one", "two"]
+#: Run -> its project.
+PROJECTS = {"one": "p", "two": "p", "other": "q"}
+RUNS = list(PROJECTS)
 ROLES = {"n0": "coder", "n1": "coder", "n2": "tester"}
 NODES = list(ROLES)
-PROJECT = "p"
 SCOPES = ["run", "role:coder", "role:tester", "node:n0", "node:n1", "node:n2"]
 UNITS = ("usd", "tokens")
 #: Cents and tokens: few enough to meet, many enough to differ.
@@ -69,14 +71,16 @@ class Oracle:
 
     def __init__(self) -> None:
         self.purses = {(run, scope): Purse() for run in RUNS for scope in SCOPES}
-        self.purses["", "day"] = Purse()
+        self.purses |= {(project, "day"): Purse() for project in ("p", "q")}
+        self.purses["", "org"] = Purse()
         self.holds: dict[tuple[str, str, int, str], tuple[tuple[int, int], bool]] = {}
         self.late: dict[tuple[str, str, int, str], tuple[tuple[int, int], bool]] = {}
         self.need: dict[tuple[str, str], tuple[int, int]] = {}
 
     def around(self, run, node):
         scopes = [f"node:{node}", f"role:{ROLES[node]}", "run"]
-        return [(scope, self.purses[run, scope]) for scope in scopes] + [("day", self.purses["", "day"])]
+        daily = [("day", self.purses[PROJECTS[run], "day"]), ("org", self.purses["", "org"])]
+        return [(scope, self.purses[run, scope]) for scope in scopes] + daily
 
     def reserve(self, run, node, fence, name, want, counts):
         if (run, node, fence, name) in self.holds:
@@ -144,19 +148,22 @@ class BudgetMachine(RuleBasedStateMachine):
         self.count = 0
         for run in RUNS:
             open_run(self.ledger, {node: [] for node in NODES}, run_id=run, roles=ROLES)
+            self.client.hset(keys.run(run), "project", PROJECTS[run])
 
     @initialize(data=st.data())
     def set_limits(self, data):
         for run, scope in self.oracle.purses:
             for unit in UNITS:
-                if scope in ("run", "day") or data.draw(st.booleans()):
+                if scope in ("run", "day", "org") or data.draw(st.booleans()):
                     self.change(run, scope, unit, data.draw(limits))
 
-    def change(self, run, scope, unit, limit):
+    def change(self, whose, scope, unit, limit):
+        """`whose`: a run, a project (its day) or '' (the day of all)."""
         size = NANO // 100 if unit == "usd" else 1
         verb = "none" if limit is None else "set"
-        self.ledger.grant(run, PROJECT, [Change(f"{scope}:{unit}", verb, (limit or 0) * size)])
-        purse = self.oracle.purses[run, scope]
+        run, project = (whose, "") if whose in RUNS else ("", whose)
+        self.ledger.grant(run, project, [Change(f"{scope}:{unit}", verb, (limit or 0) * size)])
+        purse = self.oracle.purses[whose, scope]
         purse.limit.pop(unit, None)
         if limit is not None:
             purse.limit[unit] = limit
@@ -169,9 +176,9 @@ class BudgetMachine(RuleBasedStateMachine):
     def grant(self, run, scope, unit, limit):
         self.change(run, scope, unit, limit)
 
-    @rule(unit=st.sampled_from(UNITS), limit=limits)
-    def grant_day(self, unit, limit):
-        self.change("", "day", unit, limit)
+    @rule(whose=st.sampled_from(["p", "q", ""]), unit=st.sampled_from(UNITS), limit=limits)
+    def grant_day(self, whose, unit, limit):
+        self.change(whose, "day" if whose else "org", unit, limit)
 
     @rule(run=st.sampled_from(RUNS), node=st.sampled_from(NODES))
     def claim(self, run, node):
@@ -231,11 +238,11 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @invariant()
     def figures_agree(self):
-        day = self.ledger.day(PROJECT)
-        for run in RUNS:
-            purses = self.ledger.purses(run) | {"day": day}
+        org = self.ledger.org()
+        for run, project in PROJECTS.items():
+            purses = self.ledger.purses(run) | {"day": self.ledger.day(project), "org": org}
             for (whose, scope), mine in self.oracle.purses.items():
-                if whose in (run, "") and scope in purses:
+                if whose in (run, project, "") and scope in purses:
                     for figure in ("spent", "held"):
                         theirs, ours = getattr(purses[scope], figure), getattr(mine, figure)
                         assert (nano(theirs.usd), theirs.tokens) == (ours[0] * NANO // 100, ours[1])
@@ -287,7 +294,7 @@ class BudgetMachine(RuleBasedStateMachine):
             self.ledger.close(run, RunState.FAILED)
         self.figures_agree()
         left = {key for key in self.client.scan_iter("af:*") if self.client.ttl(key) == -1}
-        assert not left - keys.PERMANENT - {keys.project_budget(PROJECT)}
+        assert not left - keys.PERMANENT - {keys.project_budget(project) for project in "pq"}
 
 
 @pytest.mark.parametrize("examples", [20])

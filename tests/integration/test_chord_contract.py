@@ -70,6 +70,25 @@ def test_what_arrives_early_is_counted_in_one_round_trip(canvas, sent, redis_cli
     assert sent() == ["x", "y", "z"]
 
 
+def test_what_completes_a_chord_is_counted_and_tidied_up_together(canvas, sent, redis_client):
+    chords.arm(canvas)
+    for node in ("c", "a"):
+        chords.arrive_all(canvas, [node], [])
+    backend = canvas.app.backend
+    redis_client.script_load(backend._chord_cleanup_script.script)
+    redis_client.config_resetstat()
+    chords.arrive_all(canvas, ["b"], ["x", "y", "z"])
+    stats = redis_client.info("commandstats")
+    made = {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "lpush", "zrange")}
+    assert made == {"evalsha": 4, "lpush": 3, "zrange": 0}, "two counts, two times tidying, three messages"
+    assert sent() == ["x", "y", "z"]
+    left = {redis_client.get(key) for key in redis_client.scan_iter("*celery-taskset*")}
+    assert left == {"done", "3"}, "the marks that these chords are done, and the size of the third one"
+    chords.arrive_all(canvas, ["a", "b", "c"], ["x", "y", "z"])
+    chords.arrive(canvas, "b")
+    assert sent() == ["x", "y", "z"]
+
+
 def test_together_in_any_order_and_twice_each_body_is_sent_once(canvas, sent):
     chords.arm(canvas)
     arrivals = ["a", "b", "c"] * 2

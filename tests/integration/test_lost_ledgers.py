@@ -215,3 +215,26 @@ def test_a_plan_of_another_version_is_told(machine: Stage, ann: Config, repo: Pa
         runs.resume(run_id, config=ann, repo=repo)
     assert "of_tomorrow" in told.value.why
     assert not machine.ledger.client.exists(keys.run(run_id))
+
+
+def test_a_commit_that_cannot_be_had_does_not_stop_the_journal(
+    machine: Stage, ann: Config, repo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its node waits to be written down, told once; the others go on, and it follows when it can be had."""
+    machine.start()
+    run_id = submit(ann, repo, tmp_path, held="c")
+    wait_until(lambda: machine.ledger.node(run_id, "c").attempt > 0, timeout=60, what="a and b have settled")
+    client = machine.ledger.client
+    pack = f"af:pack:{run_id}:{machine.ledger.node(run_id, 'a').commit}"
+    assert client.exists(pack)
+    client.rename(pack, f"{pack}:away")
+    with attached(ann, repo, run_id):
+        wait_until(lambda: "b" in journaled(repo, run_id), timeout=20, what="b is written down")
+        assert "a" not in journaled(repo, run_id)
+        client.rename(f"{pack}:away", pack)
+        wait_until(lambda: "a" in journaled(repo, run_id), timeout=60, what="a is written down too")
+        (tmp_path / "gate").touch()
+    told = [r.getMessage() for r in caplog.records if r.name == "agentflow.journal"]
+    assert len([line for line in told if "a is not written down yet" in line]) == 1, told
+    check_landed(runs.finish(run_id, config=ann, repo=repo), repo)
+    assert journaled(repo, run_id) >= set("abcd")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.broken_scripts import broken
-from helpers.promises import PROMISES
+from helpers.late_promises import PROMISES
 
 from agentflow.store.ledger import Ledger
 
@@ -208,6 +208,108 @@ BREAKS = [
         "ARGV[8] ~= '' and last[2] ~= ARGV[8]",
         "false",
         "only_the_integration_that_settled_closes_its_run",
+    ),
+    (
+        "a call that is asked for again is counted again",
+        "if w.counted and redis.call('ZADD', w.key .. ':log', 'NX', NOW, pass) == 1 then",
+        "redis.call('ZADD', w.key .. ':log', 'NX', NOW, pass)\n    if w.counted then",
+        "a_call_whose_answer_was_lost_is_counted_once",
+    ),
+    (
+        "a call waits for itself",
+        "if has_pass() then return grant(tokens) end",
+        "",
+        "a_call_whose_answer_was_lost_is_counted_once",
+    ),
+    (
+        "a call is reserved twice",
+        "if redis.call('HEXISTS', part('budget'), name) == 1 then return {'reserved'} end",
+        "",
+        "a_call_is_reserved_once",
+    ),
+    (
+        "due asks for no state",
+        "ARGV[1] .. '|' .. node)\nif not from(state or '', ARGV[3]) then",
+        "ARGV[1] .. '|' .. node)\nif false then",
+        "who_comes_due_twice_begins_once",
+    ),
+    (
+        "losses that are not in vain are not capped",
+        "is_over = vain >= most or times >= most * LOSSES_AT_ALL",
+        "is_over = vain >= most",
+        "a_node_that_is_lost_without_end_is_given_up_also_while_others_go_on",
+    ),
+    (
+        "a lost attempt keeps its fence",
+        "redis.call('HINCRBY', nkey(node), 'fence', 1)\nlocal given_up",
+        "local given_up",
+        "a_lost_integration_closes_nothing",
+    ),
+    (
+        "the generation of an older ledger stays",
+        "redis.call('HSET', RUN, 'generation', ARGV[3])",
+        "",
+        "an_older_ledger_goes_on_in_the_newest_generation",
+    ),
+    (
+        "the generation of a newer ledger goes back",
+        "if tonumber(redis.call('HGET', RUN, 'generation') or 1) < tonumber(ARGV[3]) then",
+        "if true then",
+        "an_older_ledger_goes_on_in_the_newest_generation",
+    ),
+    (
+        "a cancelled run's attempts are given locks",
+        "if redis.call('HGET', RUN, 'state') == 'cancelling' then return answer({'refused'",
+        "if false then return answer({'refused'",
+        "an_attempt_of_a_cancelled_run_is_given_no_lock",
+    ),
+    (
+        "the integration is cancelled with its run",
+        "elseif n[3] ~= '1' and redis.call(",
+        "elseif redis.call(",
+        "the_integration_of_a_cancelled_run_goes_on",
+    ),
+    (
+        "a queue timeout runs during a pause",
+        "and from(n[1], ARGV[2]) and paused(n[4]) == '' then",
+        "and from(n[1], ARGV[2]) then",
+        "a_pause_is_not_held_against_what_waits",
+    ),
+    (
+        "a queue timeout counts the pause that is over",
+        "if redis.call('HEXISTS', RUN, 'state') == 1 then redis.call('HSET', RUN, 'went_on_ms', NOW) end",
+        "",
+        "a_pause_is_not_held_against_what_waits",
+    ),
+    (
+        "who is held back stays in line",
+        "aside = step_out(node) or aside",
+        "",
+        "who_is_held_back_leaves_the_line_for_its_locks",
+    ),
+    (
+        "who leaves the line is still waited for",
+        "release(part('wanted'), node, wants(node))",
+        "",
+        "who_is_held_back_leaves_the_line_for_its_locks",
+    ),
+    (
+        "a younger limit is not asked for",
+        "if not guarded('b') then redis.call('HSET', RUN, 'guards', guards[RUN_ID] .. 'b') end",
+        "",
+        "a_limit_that_is_younger_than_its_run_holds_it_back",
+    ),
+    (
+        "two lead at once",
+        "if holder and holder ~= ARGV[2] then return {0} end",
+        "",
+        "one_leads_at_a_time",
+    ),
+    (
+        "anybody gives the lead up",
+        "if holder ~= ARGV[2] and string.sub(holder, 1, #ARGV[2] + 1) ~= ARGV[2] .. '|' then return {0} end",
+        "",
+        "one_leads_at_a_time",
     ),
 ]
 

@@ -178,8 +178,15 @@ def test_before_a_node_and_what_nobody_knows(machine: Stage, repo: Path, tmp_pat
         assert git(repo, "rev-parse", f"refs/agentflow/runs/{first.run}/{where}") == commit
     with pytest.raises(UsageError, match="no checkpoint"):
         back(machine, repo, first.run, "nobody")
+    whole = back(machine, repo, first.run, "result")
+    assert (whole.undone, whole.kept, whole.commit) == ((), ("a", "b"), first.commit)
+    assert "result" not in [p.name for p in rollback.list_checkpoints(first.run, config=machine.config)]
+    with pytest.raises(UsageError, match="no checkpoint"):
+        back(machine, repo, first.run, "result")
     done = back(machine, repo, first.run, "before:b")
     assert (done.undone, done.commit) == (("b",), points["before:b"])
+    with pytest.raises(UsageError, match="b is no checkpoint of this run: it has not succeeded"):
+        back(machine, repo, first.run, "b")
 
 
 def test_a_report_is_a_checkpoint_too(machine: Stage, repo: Path, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Thousands of schedules from seeds: what is lost, doubled, late, dead or stalled changes no outcome.
 
 Real Redis and scripts, real decisions of attempts, integration, canvas and reconciler; broker, workers and
-clock are simulated (`helpers/simulation`). `--seed N` plays one schedule, `--schedules N` so many.
+clock are simulated (`helpers/simulation`). `--seed N` plays one schedule, `--schedules N` so many in each
+block, both of them (`make simulate`) so many from that one on.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Iterable
 
 import pytest
 from helpers.simulation.broker import Faults
@@ -15,10 +17,12 @@ from helpers.simulation.clock import SimulatedRedis
 from helpers.simulation.plans import BILL, ESTIMATE, make_plan, oracle
 from helpers.simulation.world import World, world
 
+from agentflow.canvas.plan import Plan, PlanNode
+from agentflow.spec.artifacts import Lock
 from agentflow.states import RunState
 from agentflow.store import keys, validation
 from agentflow.store.events import EventLog
-from agentflow.store.records import INTEGRATE
+from agentflow.store.records import INTEGRATE, Event
 
 #: Schedules of one test when nobody asks for more; about eight seconds.
 SCHEDULES = 60
@@ -106,30 +110,66 @@ def check_bills(it: World, run_id: str) -> None:
 
 def check_history(it: World, run_id: str) -> None:
     """Nothing ran together that may not."""
-    plan = it.plans[run_id]
+    wrong = run_together(it.plans[run_id], EventLog(it.client).read(run_id, count=100_000))
+    if wrong:
+        raise it.error(f"{run_id}: {wrong}")
+
+
+def run_together(plan: Plan, events: Iterable[Event]) -> str:
+    """What ran together that may not; '' for nothing. A node runs until an event says that it is in another
+    state: one without a state is about an attempt that goes on.
+    """
     running: set[str] = set()
-    for event in EventLog(it.client).read(run_id, count=100_000):
-        if event.kind == "node.started" and event.node != INTEGRATE:
+    for event in events:
+        if event.node in ("", INTEGRATE):
+            continue
+        if event.kind == "node.started":
             mine = plan.by_id[event.node].locks
-            for other in running:
+            for other in running - {event.node}:
                 if any(a.clashes_with(b) for a in mine for b in plan.by_id[other].locks):
-                    raise it.error(f"{event.node} and {other} ran together in {run_id}")
+                    return f"{event.node} and {other} ran together"
             running.add(event.node)
             if plan.max_concurrent and len(running) > plan.max_concurrent:
-                raise it.error(f"{len(running)} nodes ran together in {run_id}")
-        elif event.node:
+                return f"{len(running)} nodes ran together"
+        elif event.state not in ("", "running"):
             running.discard(event.node)
+    return ""
+
+
+def seeds_of(block: int, first: int | None, count: int) -> range:
+    """What a block plays: its own seeds, or its share of those that were asked for."""
+    if first is None:
+        return range(block * 1_000_000, block * 1_000_000 + (count or SCHEDULES))
+    return range(first, first + (count or 1))[block::BLOCKS]
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_no_schedule_changes_what_comes_out(client, tmp_path, request, block):
-    asked = request.config.getoption("seed")
-    count = request.config.getoption("schedules") or SCHEDULES
-    seeds = [asked] if asked is not None else range(block * 1_000_000, block * 1_000_000 + count)
-    for seed in seeds:
+    option = request.config.getoption
+    for seed in seeds_of(block, option("seed"), option("schedules")):
         play(seed, client, tmp_path)
 
 
 def test_a_seed_tells_the_same_story_again(client, tmp_path):
     for seed in (11, 12, 13):
         assert play(seed, client, tmp_path).trace == play(seed, client, tmp_path).trace
+
+
+def a_story(*lines: str) -> list[Event]:
+    """Events from `kind node state`; '-' is no state."""
+    words = [line.split() for line in lines]
+    return [Event(f"{n}-0", "run", f"node.{k}", n, i, s.strip("-")) for n, (k, i, s) in enumerate(words)]
+
+
+@pytest.mark.parametrize("between", ["throttled a -", "extended a -", "reused a -"])
+def test_a_word_about_an_attempt_does_not_end_it(between):
+    nodes = [
+        PlanNode(id=name, role="r", runner={"type": "noop"}, locks=(Lock(path),))
+        for name, path in (("a", "src/x"), ("b", "src/x"), ("c", "docs"))
+    ]
+    plan = Plan(feature="f", nodes=tuple(nodes), max_concurrent=1)
+    free = plan.model_copy(update={"max_concurrent": 0})
+    start, end = "started a running", "settled a succeeded"
+    assert run_together(plan, a_story(start, between, end, "started b running")) == ""
+    assert run_together(free, a_story(start, between, "started b running", end)) == "b and a ran together"
+    assert run_together(plan, a_story(start, between, "started c running", end)) == "2 nodes ran together"

@@ -31,6 +31,7 @@ VALUES: dict[str, Any] = {
     "rate_limits.roles": {"tester": {"tpm": 100}}, "rate_limits.calls_per_agent": 9,
     "breaker.role": 3, "breaker.provider": 4, "breaker.run": 2, "breaker.cool_down": 7.5,
     "routing.by": "feature", "routing.roles": {"backend": "gpu"},
+    "budget.org.usd": 90.0, "budget.org.tokens": 10,
     "budget.day.usd": 20.5, "budget.day.tokens": 9_000_000,
     "budget.run.usd": 5.0, "budget.run.tokens": 800_000,
     "budget.roles": {"tester": {"usd": 2.0}}, "budget.node.usd": 0.5, "budget.node.tokens": 70_000,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentflow.cli import live, text
+from agentflow.cli.attach import is_after
 from agentflow.cli.lines import Line, Look, padded
 from agentflow.monitor import INTEGRATE, Event, NodeRecord, NodeStatus, RunRecord, RunStatus, waits_for
 from agentflow.states import NodeState, RunState
@@ -34,6 +35,21 @@ def status(*nodes: NodeRecord) -> RunStatus:
 def plain(seen: RunStatus, **options: object) -> list[str]:
     arguments = {"width": 100, "height": 24} | options
     return [line.plain for line in live.view(seen, **arguments)]  # type: ignore[arg-type]
+
+
+def test_what_ended_before_is_one_line() -> None:
+    undone = [node(f"u{i}", NodeState.CANCELLED, reason="rolled back") for i in range(2)]
+    failed = [node(f"f{i}", NodeState.FAILED) for i in range(6)]
+    seen = status(node("a", NodeState.SUCCEEDED), *undone, *failed, node("b", NodeState.RUNNING))
+    assert live.ended_before(seen) == (
+        "… 9 nodes ended before (1 succeeded, 6 failed, 2 rolled back): f0, f1, f2, f3 and 2 more"
+    )
+    assert live.ended_before(status(node("b", NodeState.RUNNING))) == ""
+    assert (seen.done, seen.rolled_back, seen.total) == (7, 2, 10)
+    assert "7/10 done · 6 failed · 1 running · 2 rolled back" in plain(seen)[0]
+    assert [is_after(one, "7-9") for one in ("7-9", "7-10", "8-0", "6-10", "0")] == [
+        False, True, True, False, False
+    ]  # fmt: skip
 
 
 def test_failures_come_first_and_every_waiting_node_says_for_what() -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.promises import PROMISES
+from helpers.late_promises import PROMISES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "reliability.md").read_text("utf-8")

@@ -23,7 +23,7 @@ for _, one in ipairs(cjson.decode(ARGV[6])) do
     local fence = tonumber(n[2] or 0) + tonumber(ARGV[4])
     redis.call('HSET', nkey(node), 'fence', fence, 'settled_fence', fence)
     if one.text ~= '' then redis.call('HSET', part('texts'), node, one.text) end
-    if redis.call('HGET', nkey(node), 'commit') ~= '' then wrote(node, lines(one.paths)) end
+    if (redis.call('HGET', nkey(node), 'commit') or '') ~= '' then wrote(node, lines(one.paths)) end
     -- In an open run it settles in this same step, as if it had run.
     emit('node.restored', node, is_open and 'running' or 'succeeded', redis.call('HGET', nkey(node), 'attempt'))
     if is_open then finish(node, 'succeeded', '') else redis.call('HSET', nkey(node), 'state', 'succeeded') end

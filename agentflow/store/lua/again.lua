@@ -5,6 +5,7 @@ local function open_again(onto)
   redis.call('HSET', RUN, 'state', 'open', 'reason', '', 'result', '', 'closed_ms', 0, 'in_flight', 0,
     'stopped', 0, 'onto', onto, 'since_ms', NOW)
   redis.call('HDEL', RUN, 'still_ms')
+  forget_failures()
   redis.call('SADD', 'af:open', RUN_ID)
   redis.call('PERSIST', RUN)
   for _, name in ipairs(PARTS) do redis.call('PERSIST', part(name)) end

@@ -56,6 +56,9 @@ local function note_role_failure(role, node, most, cool, reason)
   end
 end
 
+-- Somebody lets the run go on: its own breaker counts from nought.
+local function forget_failures() redis.call('HDEL', RUN, 'failed_nodes', 'breaker_trips', 'breaker_till') end
+
 -- Count a node that failed, for its role and for its run.
 local function note_failure(role, node, reason)
   local s = redis.call('HMGET', 'af:breakers', 'role', 'run', 'cool_down_ms')

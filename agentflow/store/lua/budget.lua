@@ -3,7 +3,8 @@
 -- A run's `budget` holds by scope (`run`, `role:<role>`, `node:<node>`) and unit `limit:..`, `spent:..` and
 -- `held:..` (reserved by calls under way); `hold:<node>|<fence>|<id>` -> one of those, `late:..` -> one whose
 -- attempt ended before its bill came: usd, tokens, day, role, whether it counts without a bill.
--- A project has its limits of a day in `budget` and each day's figures in `spent:<day>`.
+-- A project has its limits of a day in `budget` and each day's figures in `spent:<day>`; all projects together
+-- (scope `org`) in `af:org:budget` and `af:org:spent:<day>`.
 -- `guards` of a run: `b` when a budget may hold it back, `c` when it has complexity classes, `s`
 -- when it has nodes that run alone (isolation.lua).
 local DAY_S, DAYS_KEPT = 86400, 40
@@ -11,6 +12,8 @@ local TODAY = string.format('%.0f', math.floor(T[1] / DAY_S))
 -- Share of a budget from which on only the most important work starts.
 local NEAR = 0.8
 local UNITS = {'usd', 'tokens'}
+-- The budgets that begin anew with each day.
+local DAILY = {day = true, org = true}
 
 -- Read once a script and run.
 local guards = {}
@@ -30,6 +33,7 @@ local function purses(node, role, day)
     {called = 'role ' .. role, scope = 'role:' .. role, key = own, limits = own},
     {called = 'run', scope = 'run', key = own, limits = own},
     {called = 'day', scope = 'day', key = project .. 'spent:' .. day, limits = project .. 'budget'},
+    {called = 'org', scope = 'org', key = 'af:org:spent:' .. day, limits = 'af:org:budget'},
   }
 end
 
@@ -73,7 +77,7 @@ local function add(where, figure, amount)
     for _, unit in ipairs(UNITS) do
       if amount[unit] ~= 0 then
         redis.call('HINCRBY', purse.key, figure .. ':' .. purse.scope .. ':' .. unit, amount[unit])
-        if purse.called == 'day' then redis.call('EXPIRE', purse.key, DAYS_KEPT * DAY_S) end
+        if DAILY[purse.scope] then redis.call('EXPIRE', purse.key, DAYS_KEPT * DAY_S) end
       end
     end
   end
@@ -91,20 +95,21 @@ end
 -- The attempt has ended and these of its calls have no bill yet: what they reserved is free again. A call to a
 -- model counts with its estimate until its bill comes; whoever lost the node can still bring it, once (charge.lua).
 local day_freed = false
+local function free_hold(node, fence, id)
+  local name = node .. '|' .. fence .. '|' .. id
+  local record = redis.call('HGET', part('budget'), 'hold:' .. name)
+  if not record then return end
+  local amount, day, role, counts = amount_of(record)
+  redis.call('HDEL', part('budget'), 'hold:' .. name)
+  redis.call('HSET', part('budget'), 'late:' .. name, record)
+  local where = purses(node, role, day)
+  add(where, 'held', minus(amount))
+  if counts == '1' then add(where, 'spent', amount) end
+  day_freed = true
+end
+
 local function free_holds(node, fence, ids)
-  for id in string.gmatch(ids, '%S+') do
-    local name = node .. '|' .. fence .. '|' .. id
-    local record = redis.call('HGET', part('budget'), 'hold:' .. name)
-    if record then
-      local amount, day, role, counts = amount_of(record)
-      redis.call('HDEL', part('budget'), 'hold:' .. name)
-      redis.call('HSET', part('budget'), 'late:' .. name, record)
-      local where = purses(node, role, day)
-      add(where, 'held', minus(amount))
-      if counts == '1' then add(where, 'spent', amount) end
-      day_freed = true
-    end
-  end
+  for id in string.gmatch(ids, '%S+') do free_hold(node, fence, id) end
   redis.call('HDEL', nkey(node), 'holds')
 end
 
@@ -134,7 +139,7 @@ end
 -- cause for one of its nodes at least.
 local starved = {}
 
--- Why the node's budget (its role's, its run's or the day's) does not let it start, '' when it does. Its own is
+-- Why the node's budget (its role's, its run's, the day's or the org's) does not let it start, '' when it does. Its own is
 -- asked at each call. `need`: what the last call that was refused to it wanted.
 local function over_budget(node, role)
   if not guarded('b') then return '' end
@@ -146,7 +151,7 @@ local function over_budget(node, role)
     local why, is_spent = nil, false
     if i > 1 then why, is_spent = lacks(purse, want) end
     if why then
-      if purse.called == 'day' then redis.call('ZADD', 'af:short', (TODAY + 1) * DAY_S * 1000, RUN_ID) end
+      if DAILY[purse.scope] then redis.call('ZADD', 'af:short', (TODAY + 1) * DAY_S * 1000, RUN_ID) end
       starved[RUN_ID] = is_spent and starved[RUN_ID] or is_spent and 'spent' or 'held'
       return why
     end
@@ -162,12 +167,28 @@ local function over_budget(node, role)
   return ''
 end
 
--- Why the run has no room for one more node of this complexity, '' when it has.
+local function class_in_flight(class)
+  if not class_used[class] then
+    class_used[class] = 0
+    for _, run in ipairs(redis.call('SMEMBERS', 'af:open')) do
+      class_used[class] = class_used[class] + tonumber(redis.call('HGET', 'af:run:' .. run .. ':classes', class) or 0)
+    end
+  end
+  return class_used[class]
+end
+
+-- Why there is no room for one more node of this complexity, '' when there is: in the fleet when that has a limit
+-- for it, else in the run.
 local function class_full(node)
   if not guarded('c') then return '' end
   local n = redis.call('HMGET', nkey(node), 'complexity', 'woken')
   if (n[1] or '') == '' then return '' end
+  local fleet, woken = tonumber(redis.call('HGET', 'af:limits', 'class:' .. n[1]) or 0), tonumber(n[2] or 0)
+  if fleet > 0 then
+    local is_full = class_in_flight(n[1]) - woken >= fleet
+    return is_full and 'class: ' .. fleet .. ' of complexity ' .. n[1] .. ' at a time in the fleet' or ''
+  end
   local most = tonumber(redis.call('HGET', RUN, 'most:' .. n[1]) or 0)
-  local used = tonumber(redis.call('HGET', part('classes'), n[1]) or 0) - tonumber(n[2] or 0)
+  local used = tonumber(redis.call('HGET', part('classes'), n[1]) or 0) - woken
   return most > 0 and used >= most and 'class: ' .. most .. ' of complexity ' .. n[1] .. ' at a time' or ''
 end

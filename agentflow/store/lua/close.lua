@@ -11,6 +11,7 @@ if ARGV[2] ~= 'landed' and (not from(last[1] or '', ARGV[9]) or ARGV[8] ~= '' an
   return answer({'superseded', state})
 end
 redis.call('HSET', RUN, 'state', ARGV[2], 'result', ARGV[4], 'reason', ARGV[5], 'closed_ms', NOW)
+redis.call('HDEL', RUN, 'landing')
 redis.call('SREM', 'af:open', ARGV[1])
 redis.call('ZREM', 'af:short', ARGV[1])
 emit(ARGV[2] == 'landed' and 'run.landed' or 'run.finished', '', ARGV[2], 0, ARGV[5], ARGV[4])

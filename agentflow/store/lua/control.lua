@@ -13,6 +13,7 @@ elseif verb == 'pause' then
 elseif from(state, ARGV[5]) and (verb ~= 'lift' or state == 'paused' and string.sub(r[2] or '', 1, #word) == word) then
   if verb == 'lift' then word = r[2] .. ': lifted' end
   if goal == 'open' then go_on() elseif goal == 'draining' then stand_still() end
+  if verb == 'continue' then forget_failures() end
   redis.call('HSET', RUN, 'state', goal, 'reason', goal == 'open' and '' or word)
   emit('run.' .. goal, '', goal, 0, word)
 end

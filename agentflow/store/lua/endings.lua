@@ -1,11 +1,27 @@
--- How nodes end, shared by every script (loaded after nodes.lua).
+-- How nodes end or stand still, shared by every script (loaded after nodes.lua).
+
+-- Park a node with its reason; it holds nothing. `wide`: it waits for room in the fleet, or for another run.
+-- `aside`: for something that may last, so it leaves the line for its locks.
+local function park(node, reason, wide, aside)
+  local n = redis.call('HMGET', nkey(node), 'order', 'locks', 'attempt', 'role', 'queue')
+  redis.call('HSET', nkey(node), 'state', 'parked', 'reason', reason, 'woken', 0)
+  redis.call('ZREM', part('ready'), node)
+  redis.call('ZADD', part('parked'), n[1] or 0, node)
+  if n[2] and n[2] ~= '[]' then
+    if aside then step_out(node) else line_up(node) end
+  end
+  if aside then redis.call('HSET', nkey(node), 'behind', '') end
+  if wide then await(node, n[4], queue_of(n[5], n[4])) end
+  emit('node.parked', node, 'parked', n[3], reason)
+end
 
 -- Leave the running state: lease, room, locks and what is reserved of budgets are given back.
 local function leave(node, fence)
   redis.call('ZREM', 'af:leases', RUN_ID .. '|' .. node .. '|' .. fence)
-  local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'started_ms', 'complexity', 'holds', 'locks')
+  local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'started_ms', 'complexity', 'holds', 'locks', 'vain')
   enter(n[1], queue_of(n[2], n[1]), -1, n[4])
   if n[5] then free_holds(node, fence, n[5]) end
+  if n[7] then end_apart(node, fence, n[7]) end
   if n[6] and n[6] ~= '[]' then release(part('locks'), node, wants(node)) end
   redis.call('HINCRBY', nkey(node), 'busy_ms', math.max(0, NOW - tonumber(n[3] or NOW)))
 end
@@ -96,7 +112,7 @@ end
 
 -- Where a budget is spent and nothing of a run can go on any more, the run is paused until the budget is raised.
 -- What only waits for calls under way in other runs of the project's day is woken when those are charged.
-local OTHERS_LIFT = {['provider:'] = true, ['breaker:'] = true, ['paused:'] = true}
+local OTHERS_LIFT = {['class:'] = true, ['provider:'] = true, ['breaker:'] = true, ['paused:'] = true}
 local function spent_reason()
   local found = nil
   for _, node in ipairs(redis.call('SMEMBERS', part('open'))) do

@@ -33,8 +33,9 @@ local function barred()
   return ''
 end
 
--- Whether the run may have these locks too: it takes them at once, or learns who is in the way. It never waits.
-local function widen_run(asked)
+-- Whether the run may have these locks too: it takes them at once (unless it only asks), or learns who is in the way.
+-- It never waits for another run: it holds something already.
+local function widen_run(asked, only_asks)
   local r = redis.call('HMGET', RUN, 'exclusive', 'holds')
   if not r[1] or r[1] == '' or r[2] ~= '1' then return nil end
   local mine, more = cjson.decode(r[1]), {}
@@ -45,7 +46,7 @@ local function widen_run(asked)
   end
   if #more == 0 then return nil end
   local other, path = kept_out(more, mine)
-  if other then return other, path end
+  if other or only_asks then return other, path end
   acquire(project_key('locks'), RUN_ID, more)
   for _, lock in ipairs(more) do mine[#mine + 1] = lock end
   redis.call('HSET', RUN, 'exclusive', cjson.encode(mine))

@@ -20,9 +20,10 @@ if not holder and conflict(part('wanted'), node, more, nil) then
   -- Whoever waits for this attempt's own locks is passed: it cannot begin before this attempt ends anyway.
   holder, path = first_waiter(node, more, nil, function(theirs) return not clash_any(theirs, mine) end)
 end
+-- What another run has too is not waited for, whoever has it in this one (requeue.lua asks the same).
+local other, at = widen_run(more, holder ~= nil)
+if other then return answer({'queued', at, other, 'run'}) end
 if holder then return answer({'queued', path, holder, 'node'}) end
-holder, path = widen_run(more)
-if holder then return answer({'queued', path, holder, 'run'}) end
 acquire(part('locks'), node, more)
 note_wider(node, all, more)
 emit('node.extended', node, '', n[3], table.concat(more, ', '))

@@ -1,11 +1,11 @@
--- Set or raise budgets, of a run or of a project's day, and let go on what they held back.
--- ARGV: 1 run ('': the project's day), 2 project, then triples: scope and unit (`run:usd`, `role:docs:tokens`),
+-- Set or raise budgets, of a run, of a project's day or of all projects' day, and let go on what they held back.
+-- ARGV: 1 run ('': a day's), 2 project ('' too: of all projects), then triples: scope and unit (`run:usd`, `role:docs:tokens`),
 --       'set' | 'add' | 'none', amount
 -- returns: 'granted' | 'unlimited', scope and unit (nothing was there to add to: nothing is done) | 'unknown'; then
 --          the answer
 local home, key = RUN_ID, part('budget')
 if home == '' then
-  key = 'af:project:' .. ARGV[2] .. ':budget'
+  key = ARGV[2] == '' and 'af:org:budget' or 'af:project:' .. ARGV[2] .. ':budget'
 elseif redis.call('EXISTS', RUN) == 0 then
   return answer({'unknown', ''})
 end
@@ -31,7 +31,7 @@ if ttl > 0 then redis.call('EXPIRE', key, ttl) end
 for _, run in ipairs(home ~= '' and {home} or redis.call('SMEMBERS', 'af:open')) do
   turn_to(run)
   local r = redis.call('HMGET', RUN, 'project', 'guards', 'state', 'reason')
-  if home ~= '' or r[1] == ARGV[2] then
+  if home ~= '' or ARGV[2] == '' or r[1] == ARGV[2] then
     if not string.find(r[2] or '', 'b', 1, true) then redis.call('HSET', RUN, 'guards', (r[2] or '') .. 'b') end
     if r[3] == 'paused' and string.sub(r[4] or '', 1, 8) == 'budget: ' then
       go_on()

@@ -9,20 +9,7 @@ local function healed(what)
   emit('run.healed', '', '', 0, what)
 end
 
--- Running nodes by run: those whose lease stands for their present token.
-local running = {}
-for _, member in ipairs(redis.call('ZRANGE', 'af:leases', 0, -1)) do
-  local run, node, fence = string.match(member, '^([^|]*)|(.*)|(%d+)$')
-  if run then
-    local n = redis.call('HMGET', 'af:run:' .. run .. ':node:' .. node, 'state', 'fence')
-    if n[1] == 'running' and n[2] == fence then
-      running[run] = running[run] or {}
-      running[run][node] = fence
-    else
-      redis.call('ZREM', 'af:leases', member)
-    end
-  end
-end
+local running = find_running()
 
 -- A running node without a lease is given one: the leader ends it when nobody renews that.
 local function watch(mine)
@@ -64,46 +51,18 @@ local function check_reservations(mine)
   for _, field in ipairs(redis.call('HKEYS', part('budget'))) do
     local node, fence, id = string.match(field, '^hold:(.*)|(%d+)|(.*)$')
     if node and mine[node] ~= fence then
-      free_holds(node, fence, id)
+      -- The node's list is that of its present attempt, where there is one.
+      free_hold(node, fence, id)
+      if not mine[node] then redis.call('HDEL', nkey(node), 'holds') end
       healed('budget was reserved for ' .. node .. ', which does not run')
     end
   end
 end
 
-local function same(key, due)
-  local all, seen = redis.call('HGETALL', key), 0
-  for i = 1, #all, 2 do
-    if tonumber(all[i + 1]) ~= (due[all[i]] or 0) then return false end
-    if due[all[i]] then seen = seen + 1 end
-  end
-  local most = 0
-  for _ in pairs(due) do most = most + 1 end
-  return seen == most
-end
-
-local function refill(key, due)
-  redis.call('DEL', key)
-  for field, n in pairs(due) do redis.call('HSET', key, field, n) end
-end
-
 -- What is in flight in the run, by what counts it; added to what is in all of them.
 local flight = {}
 local function check_room(mine)
-  local total, roles, classes = 0, {}, {}
-  local function tell(node)
-    local n = redis.call('HMGET', nkey(node), 'role', 'queue', 'complexity')
-    local role, class = n[1], n[3] or ''
-    total = total + 1
-    roles[role] = (roles[role] or 0) + 1
-    if class ~= '' then classes[class] = (classes[class] or 0) + 1 end
-    for _, field in ipairs({'fleet', 'role:' .. role, 'queue:' .. queue_of(n[2], role)}) do
-      flight[field] = (flight[field] or 0) + 1
-    end
-  end
-  for node in pairs(mine) do tell(node) end
-  for _, node in ipairs(redis.call('ZRANGE', part('ready'), 0, -1)) do
-    if redis.call('HGET', nkey(node), 'woken') == '1' then tell(node) end
-  end
+  local total, roles, classes = count_flight(mine, flight)
   local counted = tonumber(redis.call('HGET', RUN, 'in_flight') or 0)
   if counted ~= total or not same(part('roles'), roles) or not same(part('classes'), classes) then
     healed('its nodes in flight were counted as ' .. counted .. ' and are ' .. total)

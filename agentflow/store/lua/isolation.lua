@@ -33,6 +33,16 @@ local function set_apart(node, fence)
   end
 end
 
+-- An attempt that began alone has ended; `wake` lets those of other runs go on that waited for it (nodes.lua).
+local suspect_ended = false
+local function end_apart(node, fence, vain)
+  if tonumber(vain or 0) < SUSPECT or redis.call('GET', 'af:suspect') ~= RUN_ID .. '|' .. node .. '|' .. fence then
+    return
+  end
+  redis.call('DEL', 'af:suspect')
+  suspect_ended = true
+end
+
 local function note_suspect(vain)
   if vain >= SUSPECT and not guarded('s') then
     guards[RUN_ID] = guards[RUN_ID] .. 's'

@@ -1,4 +1,4 @@
--- Waking and parking, shared by every script (loaded after admission.lua).
+-- Making ready and waking, shared by every script (loaded after admission.lua).
 local function make_ready(node, ...)
   redis.call('HSET', nkey(node), 'state', 'ready', 'ready_ms', NOW, 'reason', '', ...)
   redis.call('ZADD', part('ready'), NOW, node)
@@ -155,15 +155,16 @@ local function wake_fair()
   if again then wake_fair() end
 end
 
--- Some of the day's budget is free again: other runs of the project may go on that it held back.
+-- Some of a day's budget is free again: other runs may go on that it held back (of any project when all have one).
 local function wake_short()
   local home, project = RUN_ID, redis.call('HGET', RUN, 'project')
   day_freed = false
+  local everybody = redis.call('EXISTS', 'af:short') == 1 and redis.call('EXISTS', 'af:org:budget') == 1
   for _, run in ipairs(redis.call('ZRANGE', 'af:short', 0, -1)) do
     turn_to(run)
     local r = redis.call('HMGET', RUN, 'project', 'state')
     -- One that is paused stays noted: the next day lets it go on (morning.lua).
-    if run ~= home and r[1] == project and r[2] == 'open' then
+    if run ~= home and (everybody or r[1] == project) and r[2] == 'open' then
       redis.call('ZREM', 'af:short', run)
       wake_own(is_contended())
     end
@@ -171,27 +172,26 @@ local function wake_short()
   turn_to(home)
 end
 
+-- Other runs with this guard may go on: a node that had to run alone has ended ('s'), or one of a class that the
+-- fleet limits has left ('c').
+local function wake_guarded(what)
+  local home = RUN_ID
+  for _, run in ipairs(redis.call('SMEMBERS', 'af:open')) do
+    turn_to(run)
+    if run ~= home and guarded(what) and redis.call('EXISTS', part('parked')) == 1 then wake_own(true) end
+  end
+  turn_to(home)
+end
+
 local function wake()
   local contended = is_contended()
   if redis.call('EXISTS', part('parked')) == 1 then wake_own(contended) end
-  if day_freed then
-    wake_short()
-    contended = is_contended()
-  end
+  local alone, class, was_freed = suspect_ended, class_freed, day_freed
+  suspect_ended, class_freed = false, false
+  if alone then wake_guarded('s') end
+  if class then wake_guarded('c') end
+  if day_freed then wake_short() end
+  if alone or class or was_freed then contended = is_contended() end
   if contended then wake_fair() end
 end
 
--- Park a node with its reason; it holds nothing. `wide`: it waits for room in the fleet, or for another run.
--- `aside`: for something that may last, so it leaves the line for its locks.
-local function park(node, reason, wide, aside)
-  local n = redis.call('HMGET', nkey(node), 'order', 'locks', 'attempt', 'role', 'queue')
-  redis.call('HSET', nkey(node), 'state', 'parked', 'reason', reason, 'woken', 0)
-  redis.call('ZREM', part('ready'), node)
-  redis.call('ZADD', part('parked'), n[1] or 0, node)
-  if n[2] and n[2] ~= '[]' then
-    if aside then step_out(node) else line_up(node) end
-  end
-  if aside then redis.call('HSET', nkey(node), 'behind', '') end
-  if wide then await(node, n[4], queue_of(n[5], n[4])) end
-  emit('node.parked', node, 'parked', n[3], reason)
-end

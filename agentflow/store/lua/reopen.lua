@@ -1,7 +1,9 @@
 -- Open a closed run again: what did not succeed is pending (or ready) once more, as a new generation.
 -- ARGV: 1 run, 2 states of a run that may be reopened, 3 commit to integrate on ('': the base)
--- returns: 'reopened' | 'superseded', state; then the answer (ready: what to send)
+-- returns: 'reopened' | 'superseded', state (of one that lands just now: ready_to_land); then the answer (ready: what
+--          to send)
 local state = redis.call('HGET', RUN, 'state')
+if redis.call('HEXISTS', RUN, 'landing') == 1 then return answer({'superseded', state}) end
 if not from(state or '', ARGV[2]) then return answer({'superseded', state or 'unknown'}) end
 local order = cjson.decode(redis.call('HGET', RUN, 'order'))
 open_again(ARGV[3])

@@ -29,8 +29,16 @@ if ARGV[9] ~= '' then
 end
 if ARGV[11] ~= '' then
   local mine, more = widen(node, lines(ARGV[11]))
-  redis.call('HSET', nkey(node), 'locks', cjson.encode(mine))
-  if ARGV[12] == '1' then note_wider(node, mine, more) end
+  local other, path = nil, nil
+  if ARGV[12] == '1' then other, path = widen_run(more) end
+  if other then
+    -- Another run has it by now, and none waits for another while it holds something: the node comes back as it
+    -- was, and its agent is refused this one.
+    delay, reason = 0, 'lock: ' .. shown(path) .. ' is held by run ' .. other
+  else
+    redis.call('HSET', nkey(node), 'locks', cjson.encode(mine))
+    if ARGV[12] == '1' then note_wider(node, mine, more) end
+  end
 end
 local run_state = redis.call('HGET', RUN, 'state')
 local state

@@ -43,6 +43,10 @@ if was_closed then
   open_again('')
   redis.call('HSET', RUN, 'nodes_left', 0)
 end
+-- It failed, and that does not count any more.
+if not was_closed and state == 'failed' and tonumber(redis.call('HGET', RUN, 'failed_nodes') or 0) > 0 then
+  redis.call('HINCRBY', RUN, 'failed_nodes', -1)
+end
 redis.call('HSET', RUN, 'stopped', 0)
 redis.call('HINCRBY', RUN, 'generation', 1)
 emit('run.retried', '', was_closed and 'open' or r[1], 0, node)

@@ -24,10 +24,19 @@ local function is_contended()
   return someone_waits
 end
 
+-- Nodes of a complexity in flight in all runs, where the fleet has a limit for it; asked while it does not change.
+local class_used = {}
+-- One of a class that the fleet has a limit for has left: others may go.
+local class_freed = false
+
 -- Count `n` nodes in or out of flight; one that has a complexity counts in its class too.
 local function enter(role, queue, n, complexity)
   redis.call('HINCRBY', RUN, 'in_flight', n)
-  if complexity and complexity ~= '' then redis.call('HINCRBY', part('classes'), complexity, n) end
+  if complexity and complexity ~= '' then
+    redis.call('HINCRBY', part('classes'), complexity, n)
+    class_used[complexity] = nil
+    class_freed = class_freed or n < 0 and tonumber(redis.call('HGET', 'af:limits', 'class:' .. complexity) or 0) > 0
+  end
   redis.call('HINCRBY', part('roles'), role, n)
   tally('fleet', n)
   tally('role:' .. role, n)

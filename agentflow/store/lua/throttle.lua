@@ -9,8 +9,10 @@
 --          'superseded'; told and failed: 'noted', how long it is closed (ms); others: 'noted'
 local MOST_STRIKES_MS, MOST_TRIPS_MS = 60000, 600000
 
--- Never shorter than it is kept already: a provider may be closed for longer than that.
-local function keep(key) redis.call('PEXPIRE', key, math.max(IDLE + 2 * SPAN, redis.call('PTTL', key))) end
+-- Never shorter than it is kept already: a provider may be closed for longer than that. `till`: nor than until then.
+local function keep(key, till)
+  redis.call('PEXPIRE', key, math.max(IDLE + 2 * SPAN, math.ceil((till or NOW) - NOW), redis.call('PTTL', key)))
+end
 
 -- The node's own word for `why`, and an event when it begins to wait.
 local function tell(reason, till)
@@ -34,25 +36,35 @@ local function grant(tokens)
       redis.call('ZADD', w.key .. ':held', NOW + ARGV[10], pass)
       redis.call('PEXPIRE', w.key .. ':held', math.max(ARGV[10] + 1000, redis.call('PTTL', w.key .. ':held')))
     end
-    if w.capacity > 0 and w.refill_rate > 0 then
-      local tat = tonumber(redis.call('HGET', w.key, 'tat') or 0)
-      redis.call('HSET', w.key, 'tat', math.max(tat, NOW) + 1000 / w.refill_rate)
-      keep(w.key)
-    end
     -- A client that lost the answer asks again under the same number: it is counted once.
     if w.counted and redis.call('ZADD', w.key .. ':log', 'NX', NOW, pass) == 1 then
       redis.call('HSET', w.key .. ':sizes', pass, tokens)
       redis.call('HINCRBY', w.key, 'tokens', tokens)
       for _, key in ipairs({w.key, w.key .. ':log', w.key .. ':sizes'}) do keep(key) end
+      if w.capacity > 0 and w.refill_rate > 0 then
+        -- `tat` is when the bucket is full again: forgotten before, it would be full at once.
+        local tat = math.max(tonumber(redis.call('HGET', w.key, 'tat') or 0), NOW) + 1000 / w.refill_rate
+        redis.call('HSET', w.key, 'tat', tat)
+        keep(w.key, tat)
+      end
     end
   end
   tell('')
   return {'granted'}
 end
 
+-- Whether this very call was let in before, and only its answer was lost: it must not wait for itself.
+local function has_pass()
+  for _, w in ipairs(windows) do
+    if w.counted then return tonumber(redis.call('ZSCORE', w.key .. ':held', pass) or 0) > NOW end
+  end
+  return false
+end
+
 local function enter(tokens)
   if RUN_ID ~= '' and not redis.call('ZSCORE', 'af:leases', lease) then return {'superseded'} end
   read_limits()
+  if has_pass() then return grant(tokens) end
   local at, sure, reason, refused = 0, 'time', '', {}
   for i, w in ipairs(windows) do
     local till, exact, why = refusal(w, tokens)

@@ -2,8 +2,9 @@
 -- ARGV: 1 run, 2 states that the run may come from, 3 its state then ('': as it is), 4 reason,
 --       5 nodes whose work is undone (lines), 6 the rest that has settled, oldest first:
 --       JSON list of {node, paths (lines)}, 7 ttl of its keys (s)
--- returns: 'undone' | 'superseded', state; then the answer
+-- returns: 'undone' | 'superseded', state (of one that lands just now: ready_to_land); then the answer
 local state = redis.call('HGET', RUN, 'state')
+if redis.call('HEXISTS', RUN, 'landing') == 1 then return answer({'superseded', state}) end
 if not from(state or '', ARGV[2]) then return answer({'superseded', state or 'unknown'}) end
 for _, node in ipairs(lines(ARGV[5])) do
   local n = redis.call('HMGET', nkey(node), 'state', 'fence', 'attempt')

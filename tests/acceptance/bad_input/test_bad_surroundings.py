@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -181,30 +180,32 @@ def test_a_submitter_without_a_git_identity(project: Project) -> None:
     assert git(project.repo, "log", "-1", "--format=%an", TARGET)
 
 
+#: Runs what follows it in a mount namespace of its own, in which a directory is a file system of 3 MB. It
+#: goes with that process: nothing stays mounted when a test is killed, and nobody else sees it.
+ON_A_SMALL_DISK = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=3m tmpfs "$0" && exec "$@"')
+
+
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB."""
+def small_disk(tmp_path: Path) -> Path:
+    """A directory that can be a file system of 3 MB."""
     place = tmp_path / "small"
     place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*ON_A_SMALL_DISK, str(place), "true"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
     if done.returncode:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    return place
 
 
 def test_a_full_disk_in_the_workspace(project: Project, redis_url: str, small_disk: Path) -> None:
     """The attempt fails with the disk's own words; the worker lives and does the next run elsewhere."""
     filler = "open('big.bin', 'wb').write(b'x' * 8_000_000)"
     with team(redis_url, project, {"AGENTFLOW_HOME": str(small_disk)}) as found:
-        worker = found.start()
+        worker = found.start(under=(*ON_A_SMALL_DISK, str(small_disk)))
         house = project.house
         house.cwd = project.repo
         file = project.feature({"command": ["{python}", "-c", filler]})

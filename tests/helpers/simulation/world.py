@@ -308,7 +308,7 @@ def world(seed: int, client: SimulatedRedis, home: Path, faults: Faults) -> Iter
             (context, "connect", lambda _url: client),
             (context, "Canvas", SimulatedCanvas),
             (chords, "arm", lambda _canvas: None),
-            (chords, "_count_together", lambda _canvas, arrivals: arrivals),
+            (chords, "_count_together", lambda _canvas, arrivals, _ready: arrivals),
             (attempt, "time", time),
             (attempts, "time", time),
             (account, "time", time),
