@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ class _Fault:
                 self.mark.touch(exist_ok=False)
             except FileExistsError:
                 return
-        os.kill(os.getpid(), self.signal)
+        # To this very thread: a stop that the process gets may be taken by another one, while this goes on.
+        signal.pthread_kill(threading.get_ident(), self.signal)
 
 
 def parse(environ: Mapping[str, str]) -> dict[str, _Fault]:

@@ -72,7 +72,7 @@ from its id.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 PREFIX = "af:"
 SCHEMA = PREFIX + "schema"
 RUNS = PREFIX + "runs"

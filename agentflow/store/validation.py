@@ -1,8 +1,8 @@
 """What is true of every ledger between any two transitions, checked on a live store.
 
 The rules are the invariants of docs/reliability.md as far as they can be read off the keys. They look at one
-moment (`snapshot`), so they hold while workers work. `agentflow doctor --ledger` runs them, and so does the teardown of
-every test that has a store. A violation tells the last transitions of what it is about.
+moment (`snapshot`), so they hold while workers work. `agentflow doctor --ledger` runs them, and so does the
+teardown of every test that has a store. A violation tells the last transitions of what it is about.
 """
 
 from __future__ import annotations

@@ -26,8 +26,10 @@ from helpers.workers import Stage, stage
 
 from agentflow import failpoints, runs
 from agentflow.spec.reader import parse_spec
+from agentflow.states import RunState
 from agentflow.store.budgets import Amount
 from agentflow.store.events import EventLog
+from agentflow.store.records import INTEGRATE
 from agentflow.store.validation import validate_run
 
 #: US dollars of a token in, of a token out; what the run may spend: four calls and a little.
@@ -196,4 +198,24 @@ def test_a_worker_that_settled_and_then_stood_still_does_nothing_twice(scene: Sc
     assert git(scene.repo, "show", "settled:p/n0.txt").strip() == "n0, answer 1"
     assert scene.paid() == pytest.approx(scene.stage.ledger.purses(scene.run)["run"].spent.usd, abs=NEAR)
     assert len(scene.books.calls) == 4
+    scene.check()
+
+
+def test_of_two_that_integrate_the_late_one_closes_nothing(scene: Scene) -> None:
+    """Both have merged and validated; the late one comes first to settle, and only the token tells them apart."""
+    ledger = scene.stage.ledger
+    scene.submit("joined", {"n0": [], "n1": ["n0"]})
+    late = scene.worker("late", "integrate.validated:stop")
+    stopped(late)
+    second = scene.worker("second", "integrate.validated:stop")
+    stopped(second)
+    assert ledger.node(scene.run, INTEGRATE).attempt == 2
+    os.kill(late, signal.SIGCONT)
+    scene.wait_idle(late)
+    assert ledger.node(scene.run, INTEGRATE).state == "running"
+    assert ledger.run(scene.run).state is RunState.OPEN
+    os.kill(second, signal.SIGCONT)
+    scene.stage.wait_closed(scene.run)
+    runs.land(scene.run, config=scene.stage.config)
+    assert git(scene.repo, "show", "joined:p/n1.txt").strip() == "n1, answer 2"
     scene.check()
