@@ -64,6 +64,7 @@ def submit(
     `tell` is given what the user should know (uncommitted changes are not part of the run, ...).
     """
     options = options or SubmitOptions()
+    tell = tell or (lambda _: None)
     transport = transport_for(config, distributed=options.distributed)
     plan = make_plan(
         spec,
@@ -76,33 +77,17 @@ def submit(
     check_nodes(options.budget, plan.by_id)
     target = plan.target or f"agentflow/{slug(spec.feature)}"
     facts = inspect.check_repository(repo, spec.base or "HEAD", target)
-    if tell:
-        for note in (*spec.notes, *facts.notes):
-            tell(note)
+    for note in (*spec.notes, *facts.notes):
+        tell(note)
     run_id = new_run_id(spec.feature)
     plan = plan.model_copy(update={"base": facts.base, "target": target, "reuse": not options.no_cache})
     ledger = open_ledger(config)
-    plan = featured(plan, read_feature(ledger.client, facts.project, plan.feature), jobs=options.jobs)
-    plan = plan.model_copy(update={"spending": plan.spending.changed(options.budget)})
-    plan = ranked(plan, read_durations(ledger.client, facts.project))
-    check_room(ledger.client)
-    refuse_drained(ledger.client)
-    refuse_full(ledger, config.fleet.queue_cap)
-    ledger.default_limits(configured_limits(config))
-    daily = {DAY: config.budget.day.limits, ORG: config.budget.org.limits}
-    ledger.default_budget(facts.project, limits_of(daily))
+    plan = _as_measured_and_set(ledger, plan, facts.project, options)
+    _make_ready(ledger, config, facts.project)
     cost = estimate(plan, ledger.means(facts.project), ledger.day(facts.project), ledger.org())
-    if tell and cost.says_something:
-        for line in cost.lines:
-            tell(line)
-    Governor(ledger.client).configure(configured_rates(config))
-    Breakers(ledger.client).configure(config.breaker)
-    if transport == carrying.PACKS:
-        carrying.publish_base(config, facts.project, facts.base, facts.git_dir)
-    landing.guard_base(facts.git_dir, run_id, facts.base)
-    if transport != carrying.PACKS:
-        store = Store.open(config.data_dir, facts.project, facts.objects)
-        store.keep(f"refs/agentflow/{run_id}/base", facts.base)
+    for line in cost.lines if cost.says_something else ():
+        tell(line)
+    _publish(config, facts, run_id, transport)
     _keep_record(config, run_id, plan, options)
     open_in_ledger(
         ledger,
@@ -116,11 +101,40 @@ def submit(
         host=socket.gethostname(),
     )
     ledger.note_estimate(run_id, cost.as_dict())
-    if tell and transport == carrying.PACKS:
+    if transport == carrying.PACKS:
         _tell_unserved(ledger, run_id, tell)
     Recorder(ledger, config, ledger.run(run_id), repo).catch_up()
     chords.start(canvas_of(ledger, run_id, config))
     return run_id
+
+
+def _as_measured_and_set(ledger: Ledger, plan: Plan, project: str, options: SubmitOptions) -> Plan:
+    """The plan with what is set for its feature, what the command line adds, and measured ranks."""
+    plan = featured(plan, read_feature(ledger.client, project, plan.feature), jobs=options.jobs)
+    plan = plan.model_copy(update={"spending": plan.spending.changed(options.budget)})
+    return ranked(plan, read_durations(ledger.client, project))
+
+
+def _make_ready(ledger: Ledger, config: Config, project: str) -> None:
+    """Refuse where nothing may be submitted; write what the configuration says about the whole fleet."""
+    check_room(ledger.client)
+    refuse_drained(ledger.client)
+    refuse_full(ledger, config.fleet.queue_cap)
+    ledger.default_limits(configured_limits(config))
+    daily = {DAY: config.budget.day.limits, ORG: config.budget.org.limits}
+    ledger.default_budget(project, limits_of(daily))
+    Governor(ledger.client).configure(configured_rates(config))
+    Breakers(ledger.client).configure(config.breaker)
+
+
+def _publish(config: Config, facts: inspect.RepoFacts, run_id: str, transport: str) -> None:
+    """Put the base where workers find it, and where git's own collection leaves it alone."""
+    if transport == carrying.PACKS:
+        carrying.publish_base(config, facts.project, facts.base, facts.git_dir)
+    landing.guard_base(facts.git_dir, run_id, facts.base)
+    if transport != carrying.PACKS:
+        store = Store.open(config.data_dir, facts.project, facts.objects)
+        store.keep(f"refs/agentflow/{run_id}/base", facts.base)
 
 
 def _tell_unserved(ledger: Ledger, run_id: str, tell: Callable[[str], None]) -> None:
