@@ -2,9 +2,10 @@
 
 `AGENTFLOW_FAILPOINT=settle.recorded` sends SIGKILL to the process that comes to that point,
 `settle.recorded@docs` only for the subject `docs` (a node, else a run), `settle.recorded:stop` sends SIGSTOP
-instead. `AGENTFLOW_FAILPOINT_MARK` names a file: the process that makes it is the one that is hit, whoever
-comes later goes on. Nothing happens when the variable is not set: a point then costs one look into an empty
-dictionary. `tests/integration/test_failpoints.py` finds every point in the source and tries each.
+instead; several stand between commas. `AGENTFLOW_FAILPOINT_MARK` names a file: the process that makes it is
+the one that is hit, whoever comes later goes on. Nothing happens when the variable is not set: a point then
+costs one look into an empty dictionary. `tests/integration/test_failpoints.py` and
+`test_failpoints_elsewhere.py` try every point that they find in the source.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ class _Fault:
 
 
 def parse(environ: Mapping[str, str]) -> dict[str, _Fault]:
-    """The fault that the environment asks for, by its point; empty when it asks for none."""
-    text = environ.get(VARIABLE, "")
-    if not text:
-        return {}
-    rest, _, action = text.partition(":")
-    point, _, subject = rest.partition("@")
+    """The faults that the environment asks for, by their points; empty when it asks for none."""
     mark = environ.get(MARK_VARIABLE)
-    what = signal.SIGSTOP if action == "stop" else signal.SIGKILL
-    return {point: _Fault(subject, what, Path(mark) if mark else None)}
+    found = {}
+    for text in filter(None, environ.get(VARIABLE, "").split(",")):
+        rest, _, action = text.partition(":")
+        point, _, subject = rest.partition("@")
+        what = signal.SIGSTOP if action == "stop" else signal.SIGKILL
+        found[point] = _Fault(subject, what, Path(mark) if mark else None)
+    return found
 
 
 _armed = parse(os.environ)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from agentflow.cli import text as words
 from agentflow.cli.lines import Line, Look, columns, padded
 from agentflow.monitor import INTEGRATE, Event, NodeStatus, RunStatus
+from agentflow.raising import change_of, raise_hint
 from agentflow.states import CLOSED, TERMINAL, NodeState, RunState
 
 #: Which rows are kept when not all fit, and in what order they stand.
@@ -51,8 +52,6 @@ _PLAIN_KINDS = {
     "breaker.closed": "goes on",
 }
 _SIGNS = Look()
-#: Words of a run whose budget is used up; without more it is paused again at once.
-MORE = " --budget +N"
 
 
 def view(status: RunStatus, *, width: int, height: int, notice: str = "", look: Look = _SIGNS) -> list[Line]:
@@ -220,8 +219,8 @@ def plain_line(event: Event, opened_ms: int) -> str:
 
 
 def _goes_on(run: str, reason: str) -> str:
-    """What a run waits for that is paused for this reason."""
-    return f"`agentflow resume {run}{MORE if reason.startswith('budget: ') else ''}` goes on"
+    """What a run waits for that is paused for this reason; with a spent budget it would be paused again."""
+    return f"`{raise_hint(run, [change_of(reason)])}` goes on"
 
 
 def _whose(event: Event) -> str:
@@ -290,11 +289,12 @@ def status_lines(status: RunStatus) -> list[str]:
     if run.state is RunState.READY_TO_LAND:
         head.append(f"next: agentflow land {run.id}")
     elif run.state in (RunState.PAUSED, RunState.DRAINING):
-        head.append(f"next: agentflow resume {run.id}{MORE if run.is_out_of_budget else ''}")
+        head.append(f"next: {raise_hint(run.id, [change_of(run.reason)])}")
     elif status.rolled_back:
         head.append(f"next: agentflow resume {run.id} (does again what was undone)")
     elif run.state in CLOSED and run.state is not RunState.LANDED:
-        head.append(f"next: agentflow resume {run.id}")
+        spent = (change_of(n.record.reason, n.id) for n in status.nodes if n.state is NodeState.FAILED)
+        head.append(f"next: {raise_hint(run.id, spent)}")
     rows = [
         (
             words.symbol(n.state, ascii_only=False) + " " + node_name(n),

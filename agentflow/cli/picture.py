@@ -140,9 +140,10 @@ class Picture:
     def _read_some(self, ids: set[str]) -> None:
         run, found, now_ms = self._monitor.some(self._run_id, ids)
         records = {node.id: node.record for node in self._status.nodes} | found
+        is_told_anew = run.standing != self._status.run.standing
         nodes = tuple(
-            NodeStatus(records[node.id], waits_for(records[node.id], records))
-            if node.id in found or node.state is NodeState.PENDING
+            NodeStatus(records[node.id], waits_for(records[node.id], records, standing=run.standing))
+            if node.id in found or node.state is NodeState.PENDING or is_told_anew
             else node
             for node in self._status.nodes
         )

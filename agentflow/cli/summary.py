@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentflow.cli import text
-from agentflow.errors import Exit
+from agentflow.raising import change_of, raise_hint
 from agentflow.states import RunState
 
 if TYPE_CHECKING:
@@ -93,5 +93,6 @@ def _next(result: RunResult, git: str) -> list[str]:
         steps.append(f"look: agentflow why {node}; agentflow logs {node}")
     elif result.state == RunState.FAILED:
         steps.append(f"look: agentflow logs {result.run} integrate")
-    more = " --budget +N" if result.exit_code == Exit.BUDGET else ""
-    return [*steps, f"next: agentflow resume {result.run}{more}"]
+    reasons = {"": result.reason} | {name: result.nodes[name].reason for name in result.failed_nodes}
+    wanted = [change_of(reason, name) for name, reason in reasons.items()]
+    return [*steps, f"next: {raise_hint(result.run, wanted)}"]

@@ -104,7 +104,7 @@ class Monitor:
             return RunStatus(
                 run=run,
                 nodes=tuple(
-                    NodeStatus(node, waits_for(node, nodes, unserved.get(node.id, "")))
+                    NodeStatus(node, waits_for(node, nodes, unserved.get(node.id, ""), standing=run.standing))
                     for node in nodes.values()
                 ),
                 now_ms=self._ledger.now_ms(),

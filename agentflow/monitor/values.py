@@ -210,22 +210,25 @@ def run_finished(run: RunRecord, exit_code: int) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value != ""}
 
 
-def waits_for(node: NodeRecord, nodes: Mapping[str, NodeRecord], unserved: str = "") -> str:
+def waits_for(
+    node: NodeRecord, nodes: Mapping[str, NodeRecord], unserved: str = "", *, standing: str = ""
+) -> str:
     """What a node that is not running and has not ended waits for, in a few words; else nothing.
 
-    `unserved` names the node's queue when no worker listens to it.
+    `unserved` names the node's queue when no worker listens to it; `standing` says why nothing of its run
+    starts (`RunRecord.standing`), which goes before what the node was told.
     """
     if node.state is NodeState.PENDING:
         names = [name for name in node.parents if name not in nodes or nodes[name].state not in TERMINAL]
         more = len(names) - NAMED_PARENTS
         listed = ", ".join(names[:NAMED_PARENTS]) + (f" and {more} more" if more > 0 else "")
         return f"waits for {listed}" if names else "about to be ready"
-    if node.state is NodeState.READY:
-        if unserved:
-            return f"ready, but no worker serves queue {unserved}"
-        return "ready, waits for a free slot"
-    if node.state is NodeState.PARKED:
-        return _parked(node.reason)
+    if node.state in (NodeState.READY, NodeState.PARKED):
+        if standing and node.id != INTEGRATE:
+            return f"waits: {standing}"
+        if node.state is NodeState.PARKED:
+            return _parked(node.reason)
+        return f"ready, but no worker serves queue {unserved}" if unserved else "ready, waits for a free slot"
     if node.state is NodeState.DELAYED:
         return f"retries after a pause: {node.reason}" if node.reason else str(node.state)
     return ""

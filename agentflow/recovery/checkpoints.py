@@ -131,19 +131,14 @@ def going_back(plan: Plan, nodes: Records, to: str, *, keep_successful: bool, me
     Everything that its tree does not hold; with `keep_successful` only what depends on what comes after it.
     `to`: a name as in the table above, or that of a stage; '' for the start, also where a node is called so.
     The merge of all work undoes nothing but that it was landed.
-    Raises `UsageError` for a name that is none.
+    Raises `UsageError` for a name that is none, and for one of which something has not succeeded.
     """
     ids = {node.id for node in plan.nodes}
-    if to in ids and nodes[to].state is not NodeState.SUCCEEDED:
-        raise UsageError(
-            f"{to} is no checkpoint of this run: it has not succeeded ({nodes[to].state})",
-            fix=f"--to before:{to} is what it starts from; `agentflow checkpoints RUN` lists all",
-            code="AF-ROLLBACK-001",
-        )
     if to and to == merge and to not in ids:
         return Return(to, frozenset(n for n in ids if _is_done(nodes[n])), frozenset())
     is_start = not to or (to == START and to not in ids)
     name = to if to in ids or to.startswith((BEFORE, STAGE)) else START if is_start else STAGE + to
+    _require_whole(plan, nodes, name)
     if is_start:
         holds: set[str] = set()
         after: set[str] = set()
@@ -167,6 +162,32 @@ def going_back(plan: Plan, nodes: Records, to: str, *, keep_successful: bool, me
     failed = [node for node in ids if not _is_done(nodes[node])]
     undone |= set(_below(nodes, failed))
     return Return(name, frozenset(holds), frozenset(n for n in undone if _has_ended_well(nodes[n])))
+
+
+def _require_whole(plan: Plan, nodes: Records, name: str) -> None:
+    """Raise `UsageError` for a checkpoint that is not there: what it would hold has not all succeeded."""
+    order = stages_of(plan)
+    before, stage = name.removeprefix(BEFORE), name.removeprefix(STAGE)
+    if name in nodes:
+        wanted = [] if nodes[name].state is NodeState.SUCCEEDED else [name]
+    elif stage != name and stage in order:
+        until = order[: order.index(stage) + 1]
+        wanted = [node.id for node in plan.nodes if node.stage in until and not _is_done(nodes[node.id])]
+    elif before != name and before in nodes and nodes[before].state is not NodeState.SUCCEEDED:
+        above = _above(nodes, [before])
+        wanted = [node.id for node in plan.nodes if node.id in above and not _is_done(nodes[node.id])]
+    else:
+        wanted = []
+    if not wanted:
+        return
+    who = "it" if wanted == [name] else ", ".join(wanted[:5])
+    states = ", ".join(nodes[node].state for node in wanted[:5])
+    lacks = "has not succeeded" if len(wanted) == 1 else "have not succeeded"
+    raise UsageError(
+        f"{name} is no checkpoint of this run: {who} {lacks} ({states})",
+        fix="`agentflow checkpoints RUN` lists those that it has; before:NODE is what a node starts from",
+        code="AF-ROLLBACK-001",
+    )
 
 
 def _has_ended_well(record: NodeRecord) -> bool:

@@ -183,6 +183,7 @@ class Recorder:
         try:
             self._stages = stages_of(self._config, plan, run, self._nodes)
             self._whole = whole
+            failpoints.at("stage.merged", self._id)
         except (AgentflowError, OSError) as error:
             self._tell_once("the checkpoint of a stage", error)
 

@@ -8,13 +8,15 @@ gc`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from agentflow.canvas.compile import parse_plan
 from agentflow.canvas.plan import Plan
 from agentflow.canvas.scope import appends_in
 from agentflow.config import Config
+from agentflow.errors import AgentflowError
 from agentflow.recovery import checkpoints
 from agentflow.recovery.checkpoints import Return
 from agentflow.states import NodeState, RunState
@@ -28,6 +30,8 @@ from agentflow.workspace import merge
 from agentflow.workspace.ingest import changed_paths
 from agentflow.workspace.land import run_ref
 from agentflow.workspace.store import Store
+
+log = logging.getLogger("agentflow.undo")
 
 _FAILED = (RunState.FAILED, RunState.CONFLICT)
 
@@ -71,8 +75,44 @@ def _paths(store: Store, nodes: Collection[NodeRecord]) -> dict[str, list[str]]:
 
 
 def is_due(plan: Plan, run: RunRecord) -> bool:
-    """Whether a run has failed that is to be rolled back then."""
-    return plan.on_failure == "rollback" and run.state in _FAILED
+    """Whether a run has failed that is to be rolled back then; one that was lost and restored has not."""
+    has_failed = run.state in _FAILED and run.reason != restoring.RESTORED
+    return plan.on_failure == "rollback" and has_failed
+
+
+def close(
+    ledger: Ledger,
+    config: Config,
+    run_id: str,
+    state: RunState,
+    *,
+    result: str = "",
+    reason: str = "",
+    fence: int | None = None,
+    send: Callable[[Answer], None],
+) -> bool:
+    """Close a run, and roll it back when it has failed and says so; whether it was closed by this call.
+
+    `send` gets what either has moved. A rollback that does not come to its end here (objects of the run are
+    elsewhere) is left to who finishes or resumes the run.
+    """
+    closed = ledger.close(run_id, state, result=result, reason=reason, fence=fence)
+    if not closed:
+        return False
+    send(closed)
+    if state in _FAILED:
+        try:
+            if moved := make_up(ledger, config, ledger.run(run_id)):
+                send(moved)
+        except (AgentflowError, OSError, ValueError) as error:
+            log.warning("run %s is closed and not rolled back yet: %s", run_id, error)
+    return True
+
+
+def make_up(ledger: Ledger, config: Config, run: RunRecord) -> Answer | None:
+    """Roll back a closed run for which that is due and was not done: who closed it died, or could not."""
+    plan = parse_plan(json.dumps(ledger.plan(run.id)))
+    return after_failure(ledger, config, run, plan) if is_due(plan, run) else None
 
 
 def after_failure(ledger: Ledger, config: Config, run: RunRecord, plan: Plan) -> Answer | None:

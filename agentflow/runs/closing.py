@@ -14,6 +14,7 @@ from agentflow.canvas import chords
 from agentflow.canvas.compile import Canvas
 from agentflow.config import Config
 from agentflow.errors import UsageError
+from agentflow.recovery import undoing
 from agentflow.states import NodeState, RunState
 from agentflow.store.ledger import Ledger
 from agentflow.store.records import INTEGRATE
@@ -61,9 +62,14 @@ def conclude(ledger: Ledger, run_id: str, *, config: Config, canvas_of: CanvasOf
             reason=run.reason,
             facts={"result": "", "closing": state.value},
         )
-        closed = ledger.close(run_id, state, reason=run.reason or "cancelled")
-        if closed:
-            chords.send_others(closed.others, canvas_of)
+        undoing.close(
+            ledger,
+            config,
+            run_id,
+            state,
+            reason=run.reason or "cancelled",
+            send=lambda moved: chords.send_others(moved.others, canvas_of),
+        )
         remove_tree(config.data_dir / "runs" / run_id / "work")
     return ledger.run(run_id).state
 

@@ -48,7 +48,9 @@ def finish(run_id: str, *, config: Config, take: bool = True, repo: Path | None 
                 answer = undoing.after_failure(ledger, config, run, plan)
                 if answer:
                     send_others(ledger, answer, config)
+                failpoints.at("failed.undone", run_id)
                 undoing.withdraw(home, run, left_over(ledger, config, plan, run_id))
+                failpoints.at("failed.withdrawn", run_id)
             else:
                 _publish(ledger, config, run, home)
             Recorder(ledger, config, run, repo).write_down()
@@ -140,8 +142,10 @@ def _integrate_on(
     answer = ledger.reopen(run.id, onto=moved.current)
     if answer is None:
         raise moved
+    failpoints.at("onto.reopened", run.id)
     canvas = canvas_of(ledger, run.id, config)
     chords.send(canvas, answer.ready)
+    failpoints.at("onto.sent", run.id)
     for _ in follow(run.id, config=config, after=EventLog(ledger.client).last(run.id)):
         pass
     again = ledger.run(run.id)

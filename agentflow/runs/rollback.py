@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agentflow import failpoints
 from agentflow import transport as carrying
 from agentflow.canvas.compile import parse_plan
 from agentflow.canvas.plan import Plan
@@ -91,17 +92,22 @@ def roll_back(
         branch_at = landing.take_back(home, commit=run.result, branch=branch, run=run_id)
         if branch_at == run.result:
             branch, branch_at = "", ""  # another run had put it there
+        failpoints.at("rollback.moved", run_id)
     if home:
         # Before the ledger forgets it: a journal that has more than the ledger would bring it back.
         Journal(home, run_id).add({"kind": "undone", "nodes": sorted(back.undone)})
+        failpoints.at("rollback.journaled", run_id)
     verified.forget(ledger.client, run.project, [nodes[name].digest for name in back.undone])
+    failpoints.at("rollback.forgotten", run_id)
     told = f"rolled back to {back.name} by its user"
     commit, answer = undoing.undo(ledger, config, run, back, reason=told, state=RunState.CANCELLED)
     if answer is None:  # resumed or landed meanwhile; what the journal lacks now it is told again
         raise _lands(run_id) if ledger.is_landing(run_id) else _goes_on(ledger.run(run_id))
+    failpoints.at("rollback.undone", run_id)
     send_others(ledger, answer, config)
     kept = tuple(name for name, node in _nodes(ledger, run_id).items() if node.state == "succeeded")
     tree, ref = _show(ledger, config, run, home, commit) if home else ("", "")
+    failpoints.at("rollback.shown", run_id)
     if home:
         Recorder(ledger, config, ledger.run(run_id), repo).write_down()
     return RolledBack(

@@ -17,6 +17,7 @@ from agentflow.errors import RepositoryError, UsageError
 from agentflow.homes import home_of
 from agentflow.monitor import Monitor
 from agentflow.recovery import rebuilding as recovery
+from agentflow.recovery import undoing
 from agentflow.results import RunResult, build_result
 from agentflow.runs import closing
 from agentflow.runs.following import canvas_of, grant, open_ledger, send_others
@@ -96,6 +97,9 @@ def resume(
         return run.state
     _bring_objects(ledger, config, run, repo)
     if run.state in CLOSED:
+        # Before it goes on: whoever closed it may have died before its `on_failure: rollback`.
+        if undone := undoing.make_up(ledger, config, run):
+            send_others(ledger, undone, config)
         answer = ledger.reopen(run_id)
         canvas = canvas_of(ledger, run_id, config)
         chords.arm(canvas)

@@ -172,8 +172,10 @@ class Reading:
                 f"{p.id} ({p.state})" for p in parents.values() if p.state not in TERMINAL and p.id != node_id
             ]
             return "waits for " + ", ".join(waits)
-        if node.state is NodeState.READY:
-            return self._why_ready(run_id, node)
+        if node.state in (NodeState.READY, NodeState.PARKED):
+            # Before what the node was told: nobody asks again for it, so that may be over by now.
+            standing = self.run(run_id).standing if node_id != INTEGRATE else ""
+            return _why_held(node, standing) or self._why_ready(run_id, node)
         if node.state is NodeState.RUNNING:
             lacks = self._throttled(run_id, node)
             where = f"is running: attempt {node.attempt} on {node.worker}"
@@ -208,6 +210,16 @@ class Reading:
         held = [w for w in self.workers() if w.state == "held" and (w.every or queue in w.queues)]
         back = "".join(f"; {w.name} takes one at a time: {w.reason}" for w in held[:3])
         return f"is ready; waits for a free slot of a worker that serves role {node.role}{through}{back}"
+
+
+def _why_held(node: NodeRecord, standing: str) -> str:
+    """Why a node is parked, or ready in a run of which nothing starts (`RunRecord.standing`); else ''."""
+    if node.state is NodeState.READY:
+        return f"is ready, but {standing}" if standing else ""
+    if not standing:
+        return f"is parked: {node.reason}" if node.reason else "is parked"
+    told = "" if node.reason.startswith("the run is ") else node.reason
+    return f"is parked: {standing}" + (f" (told before: {told})" if told else "")
 
 
 def _run(run_id: str, raw: Mapping[str, str]) -> RunRecord:

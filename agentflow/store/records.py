@@ -71,6 +71,13 @@ class RunRecord:
         return self.state is RunState.PAUSED and self.reason.startswith("budget: ")
 
     @property
+    def standing(self) -> str:
+        """Why nothing of it starts, as its nodes are told at their claim; '' when that is not so."""
+        if self.state not in (RunState.PAUSED, RunState.DRAINING):
+            return ""
+        return f"the run is {self.state}" + (f": {self.reason}" if self.reason else "")
+
+    @property
     def wants_worker(self) -> bool:
         """Whether somebody must serve it: what is drained or paused needs nobody once nothing runs.
 

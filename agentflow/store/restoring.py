@@ -123,15 +123,22 @@ def budget_facts(client: redis.Redis, run_id: str) -> dict[str, int]:
 
 
 def carry_over(client: redis.Redis, run_id: str, budget: Mapping[str, int]) -> None:
-    """Let a run have spent at least this much. Limits that it has stay; bills that come meanwhile count."""
-    known = budget_facts(client, run_id)
-    pipe = client.pipeline(transaction=True)
-    for name, value in budget.items():
-        if name.startswith("limit:"):
-            pipe.hsetnx(keys.part(run_id, "budget"), name, str(value))
-        elif value > known.get(name, 0):
-            pipe.hincrby(keys.part(run_id, "budget"), name, value - known.get(name, 0))
-    pipe.execute()
+    """Let a run have spent at least this much. Limits that it has stay; bills that come meanwhile count, and
+    who carries over at the same time (a resume in another terminal) adds nothing twice.
+    """
+    key = keys.part(run_id, "budget")
+
+    def add(pipe: redis.client.Pipeline) -> None:
+        known = budget_facts(pipe, run_id)
+        pipe.multi()
+        for name, value in budget.items():
+            if name.startswith("limit:"):
+                pipe.hsetnx(key, name, str(value))
+            elif value > known.get(name, 0):
+                pipe.hset(key, name, str(value))
+
+    # What moves in between is read again.
+    client.transaction(add, key)
 
 
 def plant(

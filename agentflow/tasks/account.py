@@ -21,6 +21,7 @@ from agentflow.canvas.plan import Plan
 from agentflow.canvas.spending import Limit
 from agentflow.environment import Stop
 from agentflow.errors import AttemptCancelled, BudgetReached
+from agentflow.raising import begins_anew, change_of, raise_hint
 from agentflow.store.budgets import Amount, Budgets
 from agentflow.store.client import Unreachable
 from agentflow.store.scripts import Answer
@@ -32,12 +33,6 @@ log = logging.getLogger("agentflow.account")
 #: Seconds that a call waits for other calls' reservations that may come back, before the node is given back.
 HELD_PATIENCE_S = 60.0
 HELD_LOOK_S = 0.5
-FIXES = {
-    "node": "raise `budget:` of the task, then `agentflow resume {run} --budget node:{node}.usd=+N`",
-    "day": "`agentflow budget set day.usd=+N`; it begins anew at midnight UTC",
-    "org": "`agentflow budget set org.usd=+N`; it begins anew at midnight UTC",
-    "run": "`agentflow resume {run} --budget +N`",
-}
 
 
 class LedgerAccount:
@@ -119,11 +114,10 @@ class LedgerAccount:
             if answer.verdict == "superseded":
                 raise AttemptCancelled("the attempt was stopped: the node is another attempt's by now")
             if not answer.held or time.monotonic() >= until:
-                fix = FIXES.get(answer.scope.partition(" ")[0], "`agentflow budget set {run} {scope}.usd=+N`")
-                scope = answer.scope.replace(" ", ":")
-                raise BudgetReached(
-                    answer.scope, answer.reason, fix=fix.format(run=self._run, node=self._node, scope=scope)
-                )
+                change = change_of(answer.reason, self._node)
+                later = "; it begins anew at midnight UTC" if begins_anew(change) else ""
+                fix = f"`{raise_hint(self._run, [change])}`{later}"
+                raise BudgetReached(answer.scope, answer.reason, fix=fix)
             self._stop.wait(HELD_LOOK_S)
             self._stop.check()
 

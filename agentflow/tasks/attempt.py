@@ -140,7 +140,9 @@ def work(attempt: Attempt) -> tuple[Outcome, Delivery]:
         again = desk.use_again()
         if again:
             attempt.held.stop.check()
+            failpoints.at("reuse.found", attempt.node.id)
             _patiently(attempt, partial(desk.share, again[1]))
+            failpoints.at("reuse.shared", attempt.node.id)
             return again
         desk.prepare()
         outcome = desk.run()
@@ -165,16 +167,20 @@ def settle(attempt: Attempt, outcome: Outcome, delivery: Delivery) -> dict[str, 
         answer = _patiently(attempt, partial(_settle_success, attempt, outcome, delivery, seq))
         failpoints.at("settle.recorded", attempt.node.id)
         if answer.head[0] == "locked":
+            failpoints.at("optimistic.locked", attempt.node.id)
             parked = _patiently(
                 attempt, partial(optimistic.wait_for_lock, attempt, outcome, delivery, answer.head[1])
             )
+            failpoints.at("optimistic.parked", attempt.node.id)
             attempt.context.resend(attempt.run.id, parked, generation=attempt.claim.generation)
             raise Ignore
         if answer.head[0] == "settled":
             reuse.remember(attempt, outcome, delivery.commit, delivery.base)
+            failpoints.at("settle.remembered", attempt.node.id)
             return proceed(attempt, answer, NodeState.SUCCEEDED, commit=delivery.commit)
         if answer.head[0] == "superseded":
             raise Ignore
+        failpoints.at("optimistic.moved", attempt.node.id)
 
 
 def _settle_success(attempt: Attempt, outcome: Outcome, delivery: Delivery, seq: str) -> Answer:
@@ -353,7 +359,9 @@ def _requeue(
     if answer.head[0] == "superseded":
         # Settled already, or somebody else's by now: there is nothing to try again.
         raise Ignore
+    failpoints.at("again.requeued", attempt.node.id)
     attempt.context.resend(attempt.run.id, answer, generation=attempt.claim.generation)
+    failpoints.at("again.sent", attempt.node.id)
     if answer.head[0] == "quarantined":
         raise NodeFailed(reason)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agentflow import failpoints
 from agentflow.canvas.scope import scope_of
 from agentflow.environment import Job, Outcome, PlainEnvironment
 from agentflow.errors import AcceptanceFailed, AttemptError
@@ -134,6 +135,7 @@ class GitDesk:
     def use_again(self) -> tuple[Outcome, Delivery] | None:
         """Merge the parents' commits, build the prompt, and look for what was made of just that before."""
         self._find_base()
+        failpoints.at("attempt.based", self._attempt.node.id)
         self._prompt, asked = self._build_prompt()
         attempt = self._attempt
         if not reuse.applies(attempt.node):

@@ -26,6 +26,7 @@ from agentflow.states import TERMINAL, NodeState, RunState
 from agentflow.store.client import Unreachable
 from agentflow.store.ledger import Claim
 from agentflow.store.records import INTEGRATE, NodeRecord
+from agentflow.store.scripts import Answer
 from agentflow.tasks.attempts import ATTEMPTS
 from agentflow.tasks.context import Context, current
 from agentflow.tasks.surroundings import Surroundings
@@ -122,25 +123,23 @@ def _close(context: Context, run_id: str, claim: Claim, closing: Closing) -> dic
         raise Ignore
     failpoints.at("integrate.settled", run_id)
     context.send_woken(run_id, answer)
-    closed = context.ledger.close(
-        run_id, closing.state, result=closing.result, reason=closing.reason, fence=claim.fence
+
+    def send(moved: Answer) -> None:
+        failpoints.at("integrate.closed", run_id)
+        context.send_woken(run_id, moved)
+
+    undoing.close(
+        context.ledger,
+        context.config,
+        run_id,
+        closing.state,
+        result=closing.result,
+        reason=closing.reason,
+        fence=claim.fence,
+        send=send,
     )
-    failpoints.at("integrate.closed", run_id)
-    if closed:
-        context.send_woken(run_id, closed)
-        _roll_back(context, run_id)
     clone.remove_tree(context.run_dir(run_id) / "work")
     return {"run": run_id, "node": INTEGRATE, "state": closing.state.value, "commit": closing.result}
-
-
-def _roll_back(context: Context, run_id: str) -> None:
-    """`on_failure: rollback`: what a failed run has settled is undone. Who finishes the run does it else."""
-    plan, run = context.known(run_id).plan, context.ledger.run(run_id)
-    if undoing.is_due(plan, run):
-        with contextlib.suppress(InfraError):
-            answer = undoing.after_failure(context.ledger, context.config, run, plan)
-            if answer:
-                context.send_woken(run_id, answer)
 
 
 def _conclude(context: Context, run_id: str, stop: Stop, deadline: float) -> Closing:

@@ -18,6 +18,7 @@ from functools import partial
 from agentflow import transport
 from agentflow.canvas import chords
 from agentflow.errors import AgentflowError
+from agentflow.recovery import undoing
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
 from agentflow.store.breakers import Breakers
@@ -207,9 +208,16 @@ class Reconciler:
         if state in (NodeState.SUCCEEDED, NodeState.FAILED):
             # Without a word of the integration itself: its workers died until it was given up.
             ending = RunState(closing or RunState.FAILED)
-            answer = ledger.close(run_id, ending, result=result, reason=reason, fence=int(fence or 0))
-            if answer:
-                self._context.send_woken(run_id, answer)
+            undoing.close(
+                ledger,
+                self._context.config,
+                run_id,
+                ending,
+                result=result,
+                reason=reason,
+                fence=int(fence or 0),
+                send=partial(self._context.send_woken, run_id),
+            )
             return
         overdue = ledger.deadlines(run_id)
         if overdue:

@@ -87,6 +87,27 @@ def test_a_node_that_spends_its_own_budget_fails_with_5(cli: Cli) -> None:
     assert again["state"] == "landed"
 
 
+def test_a_role_that_has_spent_its_budget_goes_on_with_what_is_told(cli: Cli) -> None:
+    feature(
+        cli,
+        {"id": "d", "role": "docs", "runner": spends(0.2)},
+        {"id": "e", "role": "docs", "runner": spends(0.1), "needs": ["d"], "budget": 0.05},
+        budget={"roles": {"docs": {"usd": 0.1}}},
+    )
+    done = cli.run("run", code=5, timeout=SECONDS)
+    told = done.stdout.split("next: agentflow ")[1].strip()
+    run = told.split()[1]
+    assert told == f"resume {run} --budget docs.usd=+N"
+    assert f"`agentflow {told}` goes on" in done.stderr
+    assert f"next: agentflow {told}" in cli.run("status", run).stdout
+    # The same of a node's own budget, which is what is in the way next.
+    done = cli.run(*told.replace("+N", "+5").split(), code=5, timeout=SECONDS)
+    told = done.stdout.split("next: agentflow ")[1].strip()
+    assert told == f"resume {run} --budget node:e.usd=+N"
+    assert f"fix: `agentflow {told}`" in done.stdout
+    cli.run(*told.replace("+N", "+5").split(), timeout=SECONDS)
+
+
 def test_another_failure_beside_it_is_no_matter_of_budgets(cli: Cli) -> None:
     fails = {"command": ["false"]}
     feature(
@@ -120,8 +141,13 @@ def test_the_day_is_set_for_the_project(cli: Cli) -> None:
     set_ = cli.json("budget", "set", "day.usd=0.5", "--json")
     assert set_["budgets"]["day"]["limit_usd"] == 0.5
     assert "ceiling: $0.50 left of the day" in cli.run("plan").stdout
-    ended = cli.json("run", "--json", code=5, timeout=SECONDS)
-    assert ended["reason"] == "budget: day: $0.40 of $0.50 spent, $0.40 more wanted"
+    done = cli.run("run", code=5, timeout=SECONDS)
+    assert "(budget: day: $0.40 of $0.50 spent, $0.40 more wanted)" in done.stdout
+    first, second = done.stdout.split("next: ")[1].strip().split("; ")
+    assert first == "agentflow budget set day.usd=+N"
+    cli.run("budget", "set", "day.usd=+0.01")
+    ended = cli.json(*second.split()[1:], "--json", code=5, timeout=SECONDS)
+    assert ended["reason"] == "budget: day: $0.40 of $0.51 spent, $0.40 more wanted"
     cli.run("budget", "set", "day.usd=none")
     again = cli.json("watch", ended["run"], "--json", timeout=SECONDS)
     assert again["state"] == "landed", "taking the limit away is enough"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from helpers.cli import git, repository
 from helpers.house import House, open_house
 from helpers.wait import wait_until
+from typer.testing import CliRunner
+
+from agentflow.cli.main import app
 
 WRITES = 'echo "by $1" > "$1.txt"'
 
@@ -22,10 +27,33 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield found
 
 
+class Here(House):
+    """What is typed runs in this very process, so that no interpreter starts for each command."""
+
+    def run(
+        self,
+        *words: object,
+        code: int | None = 0,
+        timeout: float = 0,  # noqa: ARG002 (that of the whole test counts)
+    ) -> subprocess.CompletedProcess[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.cwd)
+            for name, value in self.env.items():
+                patch.setenv(name, value)
+            done = CliRunner().invoke(app, [*map(str, words)])
+        assert code in (None, done.exit_code), f"{words}: {done.exit_code}\n{done.stdout}\n{done.stderr}"
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+
+    def finished(self, *words: object, code: int | None = 0) -> dict[str, Any]:
+        found = self.json(*words, "--json", code=code)
+        assert isinstance(found, dict)
+        return found
+
+
 @pytest.fixture
 def house(place: House, tmp_path: Path) -> House:
     """The command line in a fresh repository."""
-    found = House(repository(tmp_path / "project", {"README.md": "hello\n"}), place.home, tmp_path)
+    found = Here(repository(tmp_path / "project", {"README.md": "hello\n"}), place.home, tmp_path)
     found.env = dict(place.env)
     return found
 

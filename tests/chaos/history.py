@@ -40,8 +40,8 @@ HELD = ("locks", "lockwait", "open", "ready", "parked", "waiting", "waits")
 
 @dataclass(slots=True)
 class Telling:
-    """One pass over a run's stream. `losses`: when its server lost writes (ms). Pieces of the story are missing
-    there, so what follows is read as a story that begins in the middle.
+    """One pass over a run's stream. `losses`: when its server lost writes (ms). Pieces of the story are
+    missing there, so what follows is read as a story that begins in the middle.
     """
 
     plan: Plan

@@ -28,6 +28,8 @@ ALLOWED = Allowed(calls=6, tokens=9_000, at_once=2, window_s=3.0)
 INPUT_USD, OUTPUT_USD = 1e-6, 1e-5
 #: About what a node costs undisturbed, and what its two calls reserve at most, in US dollars.
 NODE_USD, CALL_RESERVED_USD = 0.0046, 0.0055
+#: Share of that which the run may spend at first: its budget runs out in every play.
+AT_FIRST = 0.7
 #: What the user gives when nothing is left: enough for some calls.
 MORE_USD = 0.04
 #: One call in so many is refused though there is room.
@@ -86,7 +88,7 @@ class Paid(GitWorld):
         dear = sum(task["role"] == ROLES[1] for task in tasks)
         return {
             "feature": "Paid work", "target": self.target, "runner": runner, "tasks": tasks,
-            "budget": {"usd": round(self.size * NODE_USD + CALL_RESERVED_USD, 4),
+            "budget": {"usd": round(AT_FIRST * self.size * NODE_USD + CALL_RESERVED_USD, 4),
                        "roles": {ROLES[1]: round(dear * NODE_USD + CALL_RESERVED_USD, 4)}},
         }  # fmt: skip
 
@@ -117,6 +119,8 @@ class Paid(GitWorld):
         yield from self._ceilings.wrong.values()
         if not self._ceilings.looks:
             yield "the budgets were never looked at"
+        if not self._given:
+            yield "its budget never ran out"
         sent, received = self.books.tokens()
         yield from bills.check_bills(
             ledger.purses(self._run)["run"].spent.usd,

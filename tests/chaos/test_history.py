@@ -10,12 +10,16 @@ import redis
 from chaos import bills, history
 from chaos.bills import Trouble
 from chaos.history import Telling
+from helpers import promises
+from helpers.ledgers import open_run
 from helpers.metered import Allowed, Call
 from helpers.repos import commit_all, git, make_repo
 
 from agentflow.canvas.plan import Plan, PlanNode
 from agentflow.spec.artifacts import Lock
+from agentflow.states import RunState
 from agentflow.store.budgets import Amount, Purse
+from agentflow.store.ledger import Ledger
 from agentflow.store.records import Event
 
 PLAN = Plan(
@@ -27,6 +31,7 @@ PLAN = Plan(
     ),
     max_concurrent=2,
 )
+Lie = Callable[[redis.Redis], object]
 STORY = (
     "started a running 1", "started c running 1", "requeued c ready 1", "started c running 2",
     "settled a succeeded 1", "started b running 1", "settled c succeeded 2", "settled b succeeded 1",
@@ -157,6 +162,63 @@ def test_locks_that_clash(one: str, other: str, clashes: bool) -> None:  # noqa:
     assert history.clash(other, one) is clashes
 
 
+ENDED = "af:run:run-1"
+PARTS = ("locks", "lockwait", "open", "ready", "parked", "waiting", "waits")
+
+
+def _node(field: str, value: str) -> Lie:
+    return lambda client: client.hset(f"{ENDED}:node:c", field, value)
+
+
+def _holds(part: str) -> Lie:
+    return lambda client: client.hset(f"{ENDED}:{part}", "x", "1")
+
+
+def _budget(**fields: int) -> Lie:
+    table = {name.replace("_", ":"): value for name, value in fields.items()}
+    return lambda client: client.hset(f"{ENDED}:budget", mapping=table)
+
+
+@pytest.mark.breaks_store("each lie is put into a ledger that is whole")
+@pytest.mark.parametrize(
+    ("lie", "broken"),
+    [
+        (lambda _: None, ""),
+        (_node("state", "running"), "c: I1: running at the end"),
+        (_node("state", "failed"), "c: failed ("),
+        (_node("failures", "9"), "c: I9: failed 9 times"),
+        (_node("losses", "11"), "c: I9: 11 losses"),
+        (_node("conflicts", "6"), "c: I9: 0 losses, 6 conflicts"),
+        *((_holds(part), f"I7: `{part}` of a run") for part in PARTS),
+        (lambda client: client.hset(f"{ENDED}:roles", "r", "1"), "I7: 1 of role r are still counted"),
+        (lambda client: client.zadd("af:leases", {"run-1|c|1": 1}), "still leased"),
+        (_budget(limit_run_usd=10, spent_run_usd=11), "I5: run has spent"),
+        (_budget(limit_run_tokens=10, spent_run_tokens=11), "tokens=11) of"),
+        (_budget(held_run_tokens=1), "I5: run still has"),
+        (_node("usage", '{"cost_usd": 0.5}'), "I5: the nodes have cost 0.5"),
+    ],
+)  # fmt: skip
+def test_what_an_ended_run_may_not_hold(redis_client: redis.Redis, lie: Lie, broken: str) -> None:
+    ledger = Ledger(redis_client)
+    open_run(ledger, {node.id: list(node.needs) for node in PLAN.nodes})
+    for node in ("a", "b", "c", "@integrate"):
+        promises.end(ledger, node)
+    ledger.close("run-1", RunState.READY_TO_LAND)
+    lie(redis_client)
+    found = history.check_run(ledger, "run-1", PLAN, dict.fromkeys("abc", "succeeded"))
+    assert any(broken in what for what in found) if broken else not found
+    redis_client.flushall()
+
+
+def test_messages_that_go_round(redis_client: redis.Redis) -> None:
+    redis_client.lpush("implementer", "m")
+    redis_client.lpush("implementer\x06\x163", "m", "m")
+    assert history.check_queues(redis_client, ["backend"]) == []
+    found = history.check_queues(redis_client, ["backend", "implementer"])
+    assert [what.split()[0] for what in found] == ["1", "2"]
+    redis_client.flushall()
+
+
 def test_a_key_that_would_live_for_ever(redis_client: redis.Redis) -> None:
     redis_client.set("af:run:r:plan", "x", ex=60)
     redis_client.set("af:schema", "1")
@@ -186,8 +248,17 @@ def test_a_landed_branch(tmp_path: Path) -> None:
     assert "I11" in check(tree=git(repo, "rev-parse", f"{base}^{{tree}}"))[0]
     assert "I3" in check(needs={"a": ["b"], "b": []})[0]
     commits["c"] = base
-    assert "I8" in check()[0]
+    assert "I8: the commit of c is 0 times" in check()[0]
     del commits["c"]
+    # The same change once more, on another branch that is merged too.
+    git(repo, "switch", "--quiet", "--create", "twin", base)
+    (repo / "a").write_text("a")
+    commit_all(repo, "a once more")
+    git(repo, "switch", "--quiet", "target")
+    git(repo, "merge", "--quiet", "--no-edit", "twin")
+    assert git(repo, "rev-parse", "target^{tree}") == tree
+    assert any("I8: 1 changes were merged twice" in what for what in check())
+    git(repo, "switch", "--quiet", "work")
     git(repo, "update-ref", "-m", "again", "refs/heads/target", base)
     git(repo, "update-ref", "-m", "again", "refs/heads/target", commits["b"])
     assert any("I12" in what for what in check())

@@ -1,7 +1,7 @@
 """More of what the ledger promises: what is asked twice, comes late, was lost, or leads (see promises.py).
 
-A client that lost an answer asks again; a message or a leader comes a second time; a ledger comes back without
-the end of its log. `PROMISES` has those of `promises.py` too.
+A client that lost an answer asks again; a message or a leader comes a second time; a ledger comes back
+without the end of its log. `PROMISES` has those of `promises.py` too.
 """
 
 from __future__ import annotations
@@ -160,8 +160,26 @@ def who_is_held_back_leaves_the_line_for_its_locks(ledger: Ledger) -> None:
 
 
 @promise
+def nobody_waits_for_calls_under_way_in_vain(ledger: Ledger) -> None:
+    """One unit, one budget is only reserved, another is spent: the call is told `spent`, and by which."""
+    open_run(ledger, {"a": [], "b": []})
+    dollars = [Change(f"{scope}:usd", "set", nano(1.0)) for scope in ("role:worker", "run")]
+    ledger.grant(RUN, "p", [*dollars, Change("run:tokens", "set", 100)])
+    one, two = granted(ledger, "a"), granted(ledger, "b")
+    ledger.reserve(RUN, "a", one, "1", Amount(0.0, 100))
+    ledger.charge(RUN, "a", one, "1", Amount(0.0, 100))
+    ledger.reserve(RUN, "a", one, "2", Amount(0.9))
+    assert ledger.reserve(RUN, "b", two, "1", Amount(0.5)).held, "of dollars alone it is"
+    refused = ledger.reserve(RUN, "b", two, "2", Amount(0.5, 50))
+    assert (refused.scope, refused.held) == ("run", False)
+    assert refused.reason == "budget: run: 100 tokens of 100 tokens spent, 50 tokens more wanted"
+    ledger.requeue(RUN, "b", two, reason=refused.reason, park=True)
+    assert ledger.node(RUN, "b").reason == refused.reason, "`why` names the same"
+
+
+@promise
 def a_limit_that_is_younger_than_its_run_holds_it_back(ledger: Ledger) -> None:
-    """The run was closed when the day got its limit; else what is refused would come back at once, for ever."""
+    """The run was closed when the day got its limit; else what is refused would come back at once."""
     open_run(ledger, {"a": [], "b": []})
     end(ledger, "a", BAD)
     end(ledger, "b")

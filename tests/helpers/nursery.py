@@ -33,14 +33,27 @@ class Nursery:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
 
-    def start(self, name: str, words: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+    def start(
+        self,
+        name: str,
+        words: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        cwd: Path | None = None,
+    ) -> int:
         """Fork a process that runs these words (`celery ...`, `agentflow ...`); its process id."""
         log = str(self._scene.home / f"{name}.log")
         child: IO[str] | None = self._process.stdin
         answers: IO[str] | None = self._process.stdout
         assert child
         assert answers
-        child.write(json.dumps({"words": list(words), "env": dict(env or {}), "log": log}) + "\n")
+        order = {
+            "words": list(words),
+            "env": dict(env or {}),
+            "log": log,
+            "cwd": str(cwd or self._scene.home),
+        }
+        child.write(json.dumps(order) + "\n")
         child.flush()
         answer = answers.readline()
         assert answer, (self._scene.home / "nursery.log").read_text()
@@ -116,6 +129,7 @@ def serve() -> None:
         order = json.loads(line)
         pid = os.fork()
         if not pid:
+            os.chdir(order["cwd"])
             _live(order["words"], order["env"], order["log"])
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()

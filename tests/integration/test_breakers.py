@@ -13,6 +13,7 @@ from helpers.redis_server import RedisServer
 from helpers.simulation.clock import BEGIN_US, SimulatedRedis, in_simulation
 
 from agentflow.config.rates import BreakerSettings
+from agentflow.errors import BudgetReached
 from agentflow.states import NodeState, RunState
 from agentflow.store import keys
 from agentflow.store.breakers import Breakers
@@ -50,10 +51,11 @@ def forward(clock: SimulatedRedis, seconds: float) -> None:
     clock.now_us = clock.now_us + int(seconds * 1e6)
 
 
-def attempt(ledger: Ledger, node: str, state: NodeState, run: str = "run-1") -> None:
+def attempt(ledger: Ledger, node: str, state: NodeState, run: str = "run-1", **facts: str) -> None:
     claim = ledger.claim(run, node, worker="w", ttl_ms=60_000)
     assert claim.granted, claim.reason
-    ledger.settle(run, node, claim.fence, state, reason="it broke" if state == NodeState.FAILED else "")
+    reason = "it broke" if state == NodeState.FAILED else ""
+    ledger.settle(run, node, claim.fence, state, reason=reason, facts=facts)
 
 
 def fail(ledger: Ledger, *nodes: str) -> None:
@@ -149,6 +151,55 @@ def test_a_trial_that_fails_opens_it_for_twice_as_long(
     forward(clock, COOL_S)
     assert len(breakers.trials().others) == 1
     assert "one is tried after 120 s" in ledger.pauses()[ROLE].reason
+
+
+def test_a_node_whose_own_budget_was_too_small_says_nothing_of_its_role_or_run(
+    ledger: Ledger, breakers: Breakers
+) -> None:
+    breakers.configure(BreakerSettings(role=3, run=3, cool_down=COOL_S))
+    nodes = wide(ledger)
+    for node in nodes[:4]:
+        attempt(ledger, node, NodeState.FAILED, code=BudgetReached.code)
+    assert not ledger.pauses()
+    assert ledger.run("run-1").state is RunState.OPEN
+    fail(ledger, *nodes[4:7])
+    assert ROLE in ledger.pauses()
+
+
+def test_a_node_whose_budget_was_too_small_is_done_again_and_takes_no_others_failure_away(
+    ledger: Ledger, breakers: Breakers
+) -> None:
+    breakers.configure(BreakerSettings(role=0, run=2, cool_down=COOL_S))
+    nodes = wide(ledger)
+    fail(ledger, nodes[0])
+    attempt(ledger, nodes[1], NodeState.FAILED, code=BudgetReached.code)
+    assert ledger.retry("run-1", nodes[1]).head[0] == "again"
+    fail(ledger, nodes[2])
+    assert ledger.run("run-1").state is RunState.PAUSED
+
+
+@pytest.mark.usefixtures("breakers")
+def test_work_that_is_used_again_says_nothing_of_its_role(ledger: Ledger) -> None:
+    nodes = wide(ledger)
+    fail(ledger, *nodes[:2])
+    attempt(ledger, nodes[2], NodeState.SUCCEEDED, reused="run-0/n2")
+    fail(ledger, nodes[3])
+    assert ROLE in ledger.pauses(), "three in a row, whatever was found meanwhile"
+
+
+@pytest.mark.parametrize("ending", [{"code": BudgetReached.code}, {"reused": "run-0/n3"}])
+def test_a_trial_that_says_nothing_makes_room_for_another(
+    clock: SimulatedRedis, ledger: Ledger, breakers: Breakers, ending: dict[str, str]
+) -> None:
+    nodes = wide(ledger)
+    fail(ledger, *nodes[:3])
+    for node in nodes[3:]:
+        refusal(ledger, node)
+    forward(clock, COOL_S + 1)
+    assert breakers.trials().others == (("run-1", nodes[3]),)
+    attempt(ledger, nodes[3], NodeState.FAILED if "code" in ending else NodeState.SUCCEEDED, **ending)
+    assert ROLE in ledger.pauses()
+    assert breakers.trials().others == (("run-1", nodes[4]),)
 
 
 def test_a_trial_whose_run_is_cancelled_makes_room_for_another(

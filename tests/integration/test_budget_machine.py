@@ -58,12 +58,19 @@ class Purse:
     above: list[int] = field(default_factory=lambda: [0, 0])
 
     def lacks(self, want) -> str:
-        """'' when there is room, else `spent` or `held`."""
+        """'' when there is room, else `spent` (of any unit) or `held`."""
+        found = ""
         for i, unit in enumerate(UNITS):
             limit = self.limit.get(unit)
             if limit is not None and self.spent[i] + self.held[i] + want[i] > limit:
-                return "spent" if self.spent[i] + want[i] > limit else "held"
-        return ""
+                found = "spent" if self.spent[i] + want[i] > limit else found or "held"
+        return found
+
+
+def refusal(purses, want):
+    """The budget that refuses, as (scope, `spent` or `held`): the first that is spent, else the first."""
+    found = [(scope, why) for scope, purse in purses if (why := purse.lacks(want))]
+    return next((one for one in found if one[1] == "spent"), found[0] if found else ("", ""))
 
 
 class Oracle:
@@ -85,11 +92,11 @@ class Oracle:
     def reserve(self, run, node, fence, name, want, counts):
         if (run, node, fence, name) in self.holds:
             return "reserved", "", False
-        for scope, purse in self.around(run, node) if any(want) else []:
-            if why := purse.lacks(want):
-                self.need[run, node] = want
-                called = {f"node:{node}": "node"}.get(scope, scope.replace("role:", "role "))
-                return "refused", called, why == "held"
+        scope, why = refusal(self.around(run, node), want) if any(want) else ("", "")
+        if why:
+            self.need[run, node] = want
+            called = {f"node:{node}": "node"}.get(scope, scope.replace("role:", "role "))
+            return "refused", called, why == "held"
         self.need.pop((run, node), None)
         self.holds[run, node, fence, name] = (want, counts)
         self.add(run, node, "held", want)
@@ -129,8 +136,7 @@ class Oracle:
     def gate(self, run, node):
         """Why it may not start: '', `spent` or `held`."""
         want = self.need.get((run, node), (1 / NANO * 100, 1))
-        found = [purse.lacks(want) for _, purse in self.around(run, node)[1:]]
-        return next((why for why in found if why), "")
+        return refusal(self.around(run, node)[1:], want)[1]
 
 
 class BudgetMachine(RuleBasedStateMachine):

@@ -202,7 +202,7 @@ def test_a_worker_that_settled_and_then_stood_still_does_nothing_twice(scene: Sc
 
 
 def test_of_two_that_integrate_the_late_one_closes_nothing(scene: Scene) -> None:
-    """Both have merged and validated; the late one comes first to settle, and only the token tells them apart."""
+    """Both have merged and validated; the late one settles first, and only the token tells them apart."""
     ledger = scene.stage.ledger
     scene.submit("joined", {"n0": [], "n1": ["n0"]})
     late = scene.worker("late", "integrate.validated:stop")

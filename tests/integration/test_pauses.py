@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from helpers.ledgers import RUN, open_run, states
 
+from agentflow.config import load_config
+from agentflow.monitor import Monitor
 from agentflow.states import NodeState
 from agentflow.store import keys
 from agentflow.store.events import EventLog
@@ -178,3 +180,30 @@ def test_what_waited_for_room_says_that_its_role_is_paused_and_keeps_nobody_from
     assert ledger.node(RUN, "b").reason == "paused: role docs: lunch"
     done(ledger, "c")
     assert ledger.unpause("role:docs").others == ((RUN, "b"),)
+
+
+def test_what_holds_the_whole_run_is_named_before_what_a_node_was_told(ledger, redis_url):
+    open_run(ledger, {"a": [], "b": [], "c": ["a"]}, roles={"a": "coder"})
+    ledger.pause("role:coder", "no model")
+    assert not claim(ledger, "a").granted
+    ledger.control(RUN, "pause", "lunch")
+    ledger.unpause("role:coder")
+    held = "the run is paused: lunch"
+    assert ledger.why(RUN, "a") == f"is parked: {held} (told before: paused: role coder: no model)"
+    assert ledger.why(RUN, "b") == f"is ready, but {held}"
+    assert ledger.why(RUN, "c") == "waits for a (parked)"
+    ledger.client.set(keys.part(RUN, "plan"), '{"nodes": []}')
+    seen = Monitor(load_config(None, {"redis.url": redis_url}, environ={"HOME": "/"})).status(RUN)
+    assert [n.waits for n in seen.nodes if n.id in "ab"] == [f"waits: {held}"] * 2
+    ledger.control(RUN, "drain", "home")
+    assert ledger.why(RUN, "b") == "is ready, but the run is draining: home"
+    ledger.control(RUN, "continue")
+    assert ledger.why(RUN, "b").startswith("is ready")
+    assert "the run is" not in ledger.why(RUN, "b")
+
+
+def test_a_finished_run_that_is_paused_can_still_be_integrated_and_says_nothing_else(ledger):
+    open_run(ledger, {"a": []})
+    done(ledger, "a")
+    ledger.control(RUN, "pause", "lunch")
+    assert ledger.why(RUN, INTEGRATE).startswith("is ready; waits for a free slot")

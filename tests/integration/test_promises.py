@@ -175,8 +175,8 @@ BREAKS = [
     ),
     (
         "a reservation is never refused",
-        "if limit and spent + held + want[unit] > limit then",
-        "if false then",
+        "if limit and spent + held + want[unit] > limit and",
+        "if false and",
         "nobody_reserves_more_than_is_left",
     ),
     (
@@ -190,6 +190,12 @@ BREAKS = [
         "if n[1] ~= 'running' or n[2] ~= fence then return {'superseded'",
         "if n[1] ~= 'running' then return {'superseded'",
         "an_old_fence_reserves_nothing",
+    ),
+    (
+        "the first budget without room is told",
+        "if is_spent then return purse, text, true end",
+        "if true then return purse, text, is_spent end",
+        "nobody_waits_for_calls_under_way_in_vain",
     ),
     (
         "a lost attempt keeps its reservations",

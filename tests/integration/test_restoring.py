@@ -136,6 +136,18 @@ def test_a_ledger_that_is_older_takes_what_it_lacks(ledger: Ledger, how: str) ->
     sound(ledger)
 
 
+def test_what_wrote_nothing_has_no_place_in_the_settled_sequence(ledger: Ledger) -> None:
+    """A report has no commit, and its journal none either: nothing of it is merged, and none stands on it."""
+    do(ledger, "a", commit="")
+    kept = facts(ledger, "a")
+    ledger.client.flushall()
+    open_run(ledger, {"a": [], "b": ["a"], "x": []}, locks={"a": ["src"]})
+    assert restoring.adopt(ledger, RUN, kept, {"a": ["src/a"]}, generation=1)[0] == 1
+    assert ledger.settled(RUN) == []
+    assert not ledger.client.exists(keys.part(RUN, "writers"))
+    sound(ledger)
+
+
 def test_work_that_is_undone_is_forgotten_with_what_it_wrote(ledger: Ledger) -> None:
     for node in "abx":
         do(ledger, node, commit=node * 40)
@@ -181,3 +193,21 @@ def test_what_was_spent_is_carried_over_once(ledger: Ledger) -> None:
         assert restoring.budget_facts(ledger.client, RUN) == {
             "limit:run:usd": 20, "spent:run:usd": 7, "spent:node:a:usd": 7,
         }  # fmt: skip
+
+
+def test_two_who_carry_over_at_once_carry_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between what the one has read and what it writes comes the whole of the other, and a bill."""
+    spent, read, calls = {"spent:run:usd": 700}, redis.Redis.hgetall, []
+
+    def in_between(client: redis.Redis, name: str) -> Any:
+        found = read(client, name)
+        calls.append(name)
+        if len(calls) == 1:
+            restoring.carry_over(ledger.client, RUN, spent)
+            ledger.client.hincrby(keys.part(RUN, "budget"), "spent:run:usd", 5)
+        return found
+
+    monkeypatch.setattr(redis.Redis, "hgetall", in_between)
+    restoring.carry_over(ledger.client, RUN, spent)
+    assert len(calls) > 1
+    assert restoring.budget_facts(ledger.client, RUN)["spent:run:usd"] == 705

@@ -212,7 +212,15 @@ def test_a_transition_is_one_line_whatever_its_reason_holds() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "command"),
-    [("paused by its user", "resume r1"), ("budget: run: $1.00 of $1.20 spent", "resume r1 --budget +N")],
+    [
+        ("paused by its user", "resume r1"),
+        ("budget: run: $1.00 of $1.20 spent", "resume r1 --budget +N"),
+        ("budget: run: 900 tokens of 1000 tokens spent", "resume r1 --budget tokens=+N"),
+        ("budget: role docs: $0.00 of $0.10 spent, $0.20 more wanted", "resume r1 --budget docs.usd=+N"),
+        ("budget: role docs: 1 tokens of 2 tokens spent", "resume r1 --budget docs.tokens=+N"),
+        ("budget: day: $1.00 of $1.20 spent", "budget set day.usd=+N; agentflow resume r1"),
+        ("budget: org: 5 tokens of 6 tokens spent", "budget set org.tokens=+N; agentflow resume r1"),
+    ],
 )
 def test_a_paused_run_says_what_lets_it_go_on(reason: str, command: str) -> None:
     """Without more to spend a run that has spent its budget would be paused again at once."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentflow.canvas.plan import Plan, PlanNode
 from agentflow.cli.returning import _lines
+from agentflow.errors import UsageError
 from agentflow.recovery.checkpoints import going_back
 from agentflow.runs.rollback import RolledBack
 from agentflow.states import NodeState
@@ -47,3 +50,53 @@ def test_a_node_that_is_called_start_is_meant_by_its_name() -> None:
     found = {to: going_back(plan, nodes, to, keep_successful=False) for to in ("start", "")}
     assert (found["start"].holds, found["start"].undone) == ({"start"}, {"b"})
     assert (found[""].name, found[""].undone) == ("start", {"start", "b"})
+
+
+def line() -> tuple[Plan, dict[str, NodeRecord]]:
+    """Three stages: `a`; `t`, which failed, beside `u`; and `d`, which was skipped."""
+    plan = Plan(
+        feature="x",
+        nodes=(
+            PlanNode(id="a", role="r", stage="build"),
+            PlanNode(id="t", role="r", needs=("a",), stage="check"),
+            PlanNode(id="u", role="r", needs=("a",), stage="check"),
+            PlanNode(id="d", role="r", needs=("t", "u"), stage="tell"),
+        ),
+    )
+    found = {"a": "succeeded", "t": "failed", "u": "succeeded", "d": "skipped"}
+    return plan, {
+        node.id: NodeRecord(node.id, "r", NodeState(found[node.id]), parents=node.needs)
+        for node in plan.nodes
+    }
+
+
+@pytest.mark.parametrize(
+    ("to", "lacking"),
+    [
+        ("stage:check", "t has not succeeded (failed)"),
+        ("check", "t has not succeeded (failed)"),
+        ("stage:tell", "t, d have not succeeded (failed, skipped)"),
+        ("t", "it has not succeeded (failed)"),
+        ("before:d", "t has not succeeded (failed)"),
+    ],
+)
+def test_what_is_not_whole_is_no_checkpoint(to: str, lacking: str) -> None:
+    with pytest.raises(UsageError, match="no checkpoint of this run") as refused:
+        going_back(*line(), to, keep_successful=False)
+    assert refused.value.code == "AF-ROLLBACK-001"
+    assert lacking in refused.value.what
+
+
+@pytest.mark.parametrize(
+    ("to", "undone"),
+    [("build", {"u"}), ("u", set()), ("before:t", {"u"}), ("before:u", {"u"}), ("", {"a", "u"})],
+)
+def test_what_is_whole_can_be_gone_back_to_in_a_run_that_failed(to: str, undone: set[str]) -> None:
+    assert going_back(*line(), to, keep_successful=False).undone == undone
+
+
+def test_before_a_node_is_there_also_when_the_node_was_undone() -> None:
+    plan, nodes = line()
+    nodes |= {name: NodeRecord(name, "r", NodeState.CANCELLED, parents=("a",)) for name in "tu"}
+    back = going_back(plan, nodes, "before:u", keep_successful=True)
+    assert (back.name, back.holds, back.undone) == ("before:u", {"a"}, set())

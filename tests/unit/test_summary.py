@@ -62,3 +62,20 @@ def test_of_many_failures_each_is_named() -> None:
 
 def test_a_run_without_model_calls_has_no_bill() -> None:
     assert "tokens" not in " ".join(lines(calls=0))
+
+
+def test_a_spent_budget_is_raised_where_it_was_spent() -> None:
+    paused = {"state": "paused", "exit_code": 5, "completed": 0}
+    said = lines(**paused, reason="budget: role docs: $0.00 of $0.10 spent, $0.20 more wanted")
+    assert said[-1] == "next: agentflow resume r1 --budget docs.usd=+N"
+    said = lines(**paused, reason="budget: day: 90 tokens of 90 tokens spent")
+    assert said[-1] == "next: agentflow budget set day.tokens=+N; agentflow resume r1"
+
+
+def test_nodes_that_spent_their_own_budgets_are_all_given_more() -> None:
+    reason = "budget: node: $0.30 of $0.50 spent, $0.30 more wanted"
+    nodes = {
+        name: NodeResult(state="failed", role="x", attempts=1, seconds=0, reason=reason) for name in "ab"
+    }
+    said = lines(state="failed", exit_code=5, reason="failed: a, b", failed_nodes=("a", "b"), nodes=nodes)
+    assert said[-1] == "next: agentflow resume r1 --budget node:a.usd=+N --budget node:b.usd=+N"

@@ -59,6 +59,9 @@ end
 -- Somebody lets the run go on: its own breaker counts from nought.
 local function forget_failures() redis.call('HDEL', RUN, 'failed_nodes', 'breaker_trips', 'breaker_till') end
 
+-- Whether a failure says something of role and run: a budget of the node's own that was too small does not.
+local function is_counted(code) return string.sub(code or '', 1, 10) ~= 'AF-BUDGET-' end
+
 -- Count a node that failed, for its role and for its run.
 local function note_failure(role, node, reason)
   local s = redis.call('HMGET', 'af:breakers', 'role', 'run', 'cool_down_ms')

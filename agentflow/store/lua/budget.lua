@@ -5,8 +5,7 @@
 -- attempt ended before its bill came: usd, tokens, day, role, whether it counts without a bill.
 -- A project has its limits of a day in `budget` and each day's figures in `spent:<day>`; all projects together
 -- (scope `org`) in `af:org:budget` and `af:org:spent:<day>`.
--- `guards` of a run: `b` when a budget may hold it back, `c` when it has complexity classes, `s`
--- when it has nodes that run alone (isolation.lua).
+-- `guards` of a run: `b` when a budget may hold it back, `c`: it has complexity classes, `s`: nodes that run alone.
 local DAY_S, DAYS_KEPT = 86400, 40
 local TODAY = string.format('%.0f', math.floor(T[1] / DAY_S))
 -- Share of a budget from which on only the most important work starts.
@@ -56,18 +55,24 @@ local function told(n, unit)
   return string.format(n > 0 and n < 1e8 and '$%.4f' or '$%.2f', n / 1e9)
 end
 
--- Why a purse has no room for `want` more (by unit), and whether what is spent alone is the cause; nil when it has.
-local function lacks(purse, want)
-  for _, unit in ipairs(UNITS) do
-    local limit, spent, held = figures(purse, unit)
-    if limit and spent + held + want[unit] > limit then
-      local text = 'budget: ' .. purse.called .. ': ' .. told(spent, unit) .. ' of ' .. told(limit, unit) .. ' spent'
-      if held > 0 then text = text .. ', ' .. told(held, unit) .. ' reserved' end
-      if want[unit] > 1 then text = text .. ', ' .. told(want[unit], unit) .. ' more wanted' end
-      return text, spent + want[unit] > limit
+-- The budget that has no room for `want` more (by unit; nil: all have), why, and whether what is spent alone is the
+-- cause. The first, but before one that only calls under way are in the way of, one that is spent: waiting is in vain.
+local function lacking(where, want)
+  local short, why = nil, nil
+  for _, purse in ipairs(where) do
+    for _, unit in ipairs(UNITS) do
+      local limit, spent, held = figures(purse, unit)
+      local is_spent = limit and spent + want[unit] > limit
+      if limit and spent + held + want[unit] > limit and (not short or is_spent) then
+        local text = 'budget: ' .. purse.called .. ': ' .. told(spent, unit) .. ' of ' .. told(limit, unit) .. ' spent'
+        if held > 0 then text = text .. ', ' .. told(held, unit) .. ' reserved' end
+        if want[unit] > 1 then text = text .. ', ' .. told(want[unit], unit) .. ' more wanted' end
+        if is_spent then return purse, text, true end
+        short, why = purse, text
+      end
     end
   end
-  return nil
+  return short, why, false
 end
 
 -- Add to a figure (`spent`, `held`) of every purse.
@@ -146,18 +151,18 @@ local function over_budget(node, role)
   local n = redis.call('HMGET', nkey(node), 'need', 'urgency', 'woken')
   local usd, tokens = string.match(n[1] or '', '^(%d+) (%d+)$')
   local want = {usd = tonumber(usd or 1), tokens = tonumber(tokens or 1)}
-  local near = nil
-  for i, purse in ipairs(purses(node, role, TODAY)) do
-    local why, is_spent = nil, false
-    if i > 1 then why, is_spent = lacks(purse, want) end
-    if why then
-      if DAILY[purse.scope] then redis.call('ZADD', 'af:short', (TODAY + 1) * DAY_S * 1000, RUN_ID) end
-      starved[RUN_ID] = is_spent and starved[RUN_ID] or is_spent and 'spent' or 'held'
-      return why
-    end
-    for _, unit in ipairs(i > 2 and UNITS or {}) do
-      local limit, spent, held = figures(purse, unit)
-      if limit and spent + held >= NEAR * limit then near = near or purse.called end
+  local near, where = nil, purses(node, role, TODAY)
+  table.remove(where, 1)
+  local purse, why, is_spent = lacking(where, want)
+  if purse then
+    if DAILY[purse.scope] then redis.call('ZADD', 'af:short', (TODAY + 1) * DAY_S * 1000, RUN_ID) end
+    starved[RUN_ID] = is_spent and starved[RUN_ID] or is_spent and 'spent' or 'held'
+    return why
+  end
+  for i = 2, #where do
+    for _, unit in ipairs(UNITS) do
+      local limit, spent, held = figures(where[i], unit)
+      if limit and spent + held >= NEAR * limit then near = near or where[i].called end
     end
   end
   if near and comes_after(node, tonumber(n[2] or nil), n[3]) then

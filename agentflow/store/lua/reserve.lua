@@ -10,14 +10,13 @@ if redis.call('HEXISTS', part('budget'), name) == 1 then return {'reserved'} end
 local amount = {usd = tonumber(ARGV[5]), tokens = tonumber(ARGV[6])}
 local where = purses(node, n[3], TODAY)
 -- Nothing is asked for: room for the bill of a call that nobody asked about before.
-for _, purse in ipairs(amount.usd + amount.tokens > 0 and where or {}) do
-  local why, is_spent = lacks(purse, amount)
-  if why then
-    redis.call('HSET', nkey(node), 'need', string.format('%.0f %.0f', amount.usd, amount.tokens))
-    -- A limit of the day that is younger than the run, which was closed then: from now on its claims ask for it.
-    if not guarded('b') then redis.call('HSET', RUN, 'guards', guards[RUN_ID] .. 'b') end
-    return {'refused', purse.called, why, is_spent and 'spent' or 'held'}
-  end
+local purse, why, is_spent = nil, nil, false
+if amount.usd + amount.tokens > 0 then purse, why, is_spent = lacking(where, amount) end
+if purse then
+  redis.call('HSET', nkey(node), 'need', string.format('%.0f %.0f', amount.usd, amount.tokens))
+  -- A limit of the day that is younger than the run, which was closed then: from now on its claims ask for it.
+  if not guarded('b') then redis.call('HSET', RUN, 'guards', guards[RUN_ID] .. 'b') end
+  return {'refused', purse.called, why, is_spent and 'spent' or 'held'}
 end
 add(where, 'held', amount)
 redis.call('HSET', part('budget'), name, record_of(amount, TODAY, n[3], ARGV[7]))

@@ -44,7 +44,8 @@ if was_closed then
   redis.call('HSET', RUN, 'nodes_left', 0)
 end
 -- It failed, and that does not count any more.
-if not was_closed and state == 'failed' and tonumber(redis.call('HGET', RUN, 'failed_nodes') or 0) > 0 then
+local was_counted = not was_closed and state == 'failed' and is_counted(redis.call('HGET', nkey(node), 'code'))
+if was_counted and tonumber(redis.call('HGET', RUN, 'failed_nodes') or 0) > 0 then
   redis.call('HINCRBY', RUN, 'failed_nodes', -1)
 end
 redis.call('HSET', RUN, 'stopped', 0)

@@ -55,7 +55,8 @@ if state == 'succeeded' and n[5] ~= '1' and (n[6] or '') == '' and not facts.reu
 end
 if facts.reused then emit('node.reused', node, '', redis.call('HGET', nkey(node), 'attempt'), facts.reused, commit) end
 if state == 'failed' then fail(node, reason) else finish(node, state, reason) end
-if n[5] ~= '1' and state == 'failed' then note_failure(n[3], node, reason) end
-if n[5] ~= '1' and state == 'succeeded' then note_success(n[3]) end
+if n[5] ~= '1' and state == 'failed' and is_counted(facts.code) then note_failure(n[3], node, reason) end
+-- Work that another run had done says nothing of the role.
+if n[5] ~= '1' and state == 'succeeded' and not facts.reused then note_success(n[3]) end
 wake()
 return answer({'settled', state})
