@@ -3,6 +3,7 @@
 | key | type | holds | TTL | owner |
 |---|---|---|---|---|
 | `af:schema` | string | version of this layout | none | the installation |
+| `af:server` | string | the start of the server whose log was written anew | none | the installation |
 | `af:runs` | zset | run id -> opened (ms) | none, trimmed by gc | the installation |
 | `af:events` | stream | every transition of every run, the last 10,000 | none, trimmed | the installation |
 | `system_events` | list | transitions, deeds on the fleet: JSON | none, trimmed | the installation |
@@ -75,6 +76,7 @@ from __future__ import annotations
 SCHEMA_VERSION = "4"
 PREFIX = "af:"
 SCHEMA = PREFIX + "schema"
+SERVER = PREFIX + "server"
 RUNS = PREFIX + "runs"
 OPEN = PREFIX + "open"
 EVENTS = PREFIX + "events"
@@ -125,8 +127,8 @@ NAME_TTL_MS = 5000
 #: Keys that live as long as the installation does.
 PERMANENT = frozenset(
     {
-        SCHEMA, RUNS, EVENTS, SYSTEM_EVENTS, ROLES, QUEUES, LIMITS, PAUSED, RATES, BREAKERS, CAPACITY, TURN,
-        WORKER_NAMES, ORDERS, ORG_BUDGET,
+        SCHEMA, SERVER, RUNS, EVENTS, SYSTEM_EVENTS, ROLES, QUEUES, LIMITS, PAUSED, RATES, BREAKERS, CAPACITY,
+        TURN, WORKER_NAMES, ORDERS, ORG_BUDGET,
     }
 )  # fmt: skip
 #: Keys that are empty (hence absent) when nothing is open.

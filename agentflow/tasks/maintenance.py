@@ -26,6 +26,7 @@ from agentflow.store.client import Unreachable
 from agentflow.store.fleet import Fleet
 from agentflow.store.reading import RunNotFoundError
 from agentflow.store.records import INTEGRATE
+from agentflow.store.restarts import renew_log
 from agentflow.tasks.abandoned import Abandoned
 from agentflow.tasks.context import Context
 from agentflow.workspace import leftovers
@@ -83,11 +84,16 @@ class Reconciler:
             self._abandoned.end,
             self._recheck,
             self._heal,
+            self._renew_log,
         )
 
     def resign(self) -> None:
         """Give up the lead when leaving."""
         self._fleet.resign(self._name)
+
+    def _renew_log(self) -> None:
+        if renew_log(self._context.client):
+            log.info("Redis has started anew; its append-only file is written anew")
 
     def _expire_all(self, expired: Iterable[Lease]) -> None:
         for lease in expired:

@@ -109,7 +109,7 @@ def play(seed: int, world: str, *, size: int = 0, count: int = 12, only: str = "
 def _play(it: Theatre, world: World, report: Report) -> None:
     wait_until(it.stage.ledger.workers, timeout=180, what="a worker is on the register")
     world.begin()
-    it.keep_bytes = it.server.log_size() if it.server.durable else 0
+    it.keep = it.server.log_size() if it.server.durable else ("", 0)
     _disturb(it, world, report)
     it.heal()
 

@@ -69,8 +69,8 @@ class Theatre:
     conditions: list[str] = field(default_factory=list)
     #: Workers that ended though nobody had told them to.
     deserted: list[str] = field(default_factory=list)
-    #: Bytes of the append-only file below which nothing is cut.
-    keep_bytes: int = 0
+    #: The append-only file of the beginning, and how much of it is never cut.
+    keep: tuple[str, int] = ("", 0)
     #: When writes were lost (ms), so that the stream has gaps.
     losses: list[int] = field(default_factory=list)
     tenfold: str = ""

@@ -55,9 +55,10 @@ class WeakServer(FragileServer):
         """The same, for what may be no text: it answers with bytes."""
         return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=5)
 
-    def log_size(self) -> int:
-        """Bytes of the append-only file."""
-        return self._newest().stat().st_size
+    def log_size(self) -> tuple[str, int]:
+        """The append-only file that is written to, and its bytes."""
+        file = self._newest()
+        return file.name, file.stat().st_size
 
     def cut_tail(self, keep: int) -> int:
         """Take the end of a killed server's append-only file away, all but `keep` bytes; how much went."""
