@@ -74,7 +74,9 @@ class ChatModel:
         self._reserve = reserve
         self._note = note
         self._turnstile = Turnstile(gate or OpenGate(), endpoint, stop=stop, deadline=deadline, note=note)
-        self._cut = _Cut(lambda: stop.is_set() or time.monotonic() >= deadline)
+        self._cut = _Cut(self._is_over)
+        #: What the call under way may cost at most.
+        self._reserved = Usage()
         self._timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._cut)
         self._timer.daemon = True
         self._client = openai.OpenAI(
@@ -118,6 +120,9 @@ class ChatModel:
                 failures += 1
                 self._wait_for_retry(again, failures)
 
+    def _is_over(self) -> bool:
+        return self._stop.is_set() or time.monotonic() >= self._deadline
+
     def _check(self) -> None:
         self._stop.check()
         if time.monotonic() >= self._deadline:
@@ -140,7 +145,7 @@ class ChatModel:
                     self._check()
                     collector.feed(chunk)
         except Exception as error:
-            self._turnstile.leave(self._pay(collector, messages, tools), answered=False)
+            self._turnstile.leave(self._pay(collector, messages, tools, cut=self._is_over()), answered=False)
             # A connection that we cut ourselves fails in many ways; the reason is stop or deadline.
             self._check()
             raise explain(error, self.endpoint) from error
@@ -182,16 +187,25 @@ class ChatModel:
         """Reserve what the call may cost at most, as far as that can be known before."""
         sent = _tokens_of(messages, tools) * CHARS_PER_TOKEN // CHARS_PER_TOKEN_RESERVED + 1
         received = self.endpoint.max_output_tokens or ANSWER_TOKENS_RESERVED
+        self._reserved = self.endpoint.bill(sent, received, estimated=True)
         try:
-            self._reserve(self.endpoint.bill(sent, received, estimated=True))
+            self._reserve(self._reserved)
         except BaseException:
             self._turnstile.leave(0, answered=False)
             raise
 
-    def _pay(self, collector: Collector, messages: Sequence[Message], tools: Sequence[Message]) -> int:
+    def _pay(
+        self,
+        collector: Collector,
+        messages: Sequence[Message],
+        tools: Sequence[Message],
+        *,
+        cut: bool = False,
+    ) -> int:
         """Charge the call: what was reported, else an estimate; a refused call costs no tokens. Its tokens.
 
-        A report far below what was seen to pass (0, less than nothing, a fraction) is no report.
+        A report far below what was seen to pass (0, less than nothing, a fraction) is no report. A call that
+        we have `cut` off before its answer began may have been answered in full: it costs what was reserved.
         """
         sent, received = _tokens_of(messages, tools), collector.chars // CHARS_PER_TOKEN
         told = collector.reported
@@ -200,6 +214,8 @@ class ChatModel:
         elif collector.chunks:
             told = told or (0, 0)
             usage = self.endpoint.bill(max(told[0], sent), max(told[1], received), estimated=True)
+        elif cut:
+            usage = self._reserved
         else:
             usage = Usage(calls=1, models={self.endpoint.model: {"calls": 1}})
         self._charge(usage)

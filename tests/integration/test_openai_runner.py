@@ -320,6 +320,10 @@ def test_a_stop_ends_a_silent_stream_and_hangs_up(serve: Serve, tmp_path: Path) 
     assert isinstance(ended[0], AttemptCancelled)
     wait_until(lambda: server.hung_up == 1)
     assert transcript(job)[0]["ending"].startswith("AttemptCancelled")
+    # It may have been answered, and is paid for as if it had.
+    assert job.meter.usage.calls == 1
+    assert job.meter.usage.estimated
+    assert job.meter.usage.output_tokens > 0
 
 
 def test_the_deadline_ends_a_silent_stream(serve: Serve, tmp_path: Path) -> None:
