@@ -56,6 +56,15 @@ def _with(message: dict[str, Any], value: object, *path: str) -> dict[str, Any]:
     return message
 
 
+def _name_queue(message: object, queue: str) -> None:
+    """Where kombu puts it back when a worker leaves with it: not into a list that nobody would ever read."""
+    found = message
+    for name in ("properties", "delivery_info"):
+        found = found.get(name) if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        found["routing_key"] = queue
+
+
 def messages(role: str, run: str, node: str) -> dict[str, str | bytes]:
     """Every kind, by name. `run` and `node` are real ones: a message may name them and still be bad."""
     task = ROLE_TASK + role
@@ -116,6 +125,8 @@ def messages(role: str, run: str, node: str) -> dict[str, str | bytes]:
             "body": base64.b64encode(json.dumps({"task": task, "id": MARK, "args": [run]}).encode()).decode(),
         },
     }  # fmt: skip
+    for message in made.values():
+        _name_queue(message, role)
     raw: dict[str, str | bytes] = {
         "not JSON": f"{MARK} {{",
         "empty": "",
