@@ -218,7 +218,7 @@ def _why_held(node: NodeRecord, standing: str) -> str:
         return f"is ready, but {standing}" if standing else ""
     if not standing:
         return f"is parked: {node.reason}" if node.reason else "is parked"
-    told = "" if node.reason.startswith("the run is ") else node.reason
+    told = "" if node.reason.startswith("the run is ") or node.reason in standing else node.reason
     return f"is parked: {standing}" + (f" (told before: {told})" if told else "")
 
 

@@ -202,6 +202,14 @@ def test_what_holds_the_whole_run_is_named_before_what_a_node_was_told(ledger, r
     assert "the run is" not in ledger.why(RUN, "b")
 
 
+def test_what_a_node_was_told_is_not_said_again_when_it_holds_the_whole_run(ledger):
+    open_run(ledger, {"a": [], "b": []}, roles={"a": "coder"})
+    ledger.pause("role:coder", "no model")
+    assert not claim(ledger, "a").granted
+    ledger.control(RUN, "pause", "paused: role coder: no model")
+    assert ledger.why(RUN, "a") == "is parked: the run is paused: paused: role coder: no model"
+
+
 def test_a_finished_run_that_is_paused_can_still_be_integrated_and_says_nothing_else(ledger):
     open_run(ledger, {"a": []})
     done(ledger, "a")
