@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import time
+
+import redis
 
 from agentflow.errors import InfraError
 from agentflow.local import server
 from agentflow.local.control import Paths
 from agentflow.local.worker import append, end
+from agentflow.store.restarts import renew_log
 
 log = logging.getLogger("agentflow.supervisor")
 
@@ -50,7 +54,13 @@ class Keeper:
                 time.sleep(0.1 * 2**attempt)
             else:
                 log.info("server %s is up, process %d", self.version, child.pid)
+                self._renew_log()
                 return
+
+    def _renew_log(self) -> None:
+        """As the leader does it a moment later, and whoever keeps a server of his own (store/restarts.py)."""
+        with contextlib.suppress(redis.RedisError), server.client(self._paths.socket) as client:
+            renew_log(client)
 
     def tend(self) -> bool:
         """Start it again when it died; whether it did. Raises `InfraError`."""

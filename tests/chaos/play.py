@@ -142,8 +142,11 @@ def _disturb(it: Theatre, world: World, report: Report) -> None:
         now = time.monotonic()
         for entry in [entry for entry in going if entry[0] <= now]:
             going.remove(entry)
-            next(entry[2], None)
-            _is_over(entry[3])
+            longer = next(entry[2], None)
+            if longer is None:
+                _is_over(entry[3])
+            else:
+                going.append((now + longer, *entry[1:]))
         # There is one server: what happens to it happens one after the other.
         taken = any(fault in faults.TO_THE_SERVER for _, fault, *_ in going)
         if coming and now >= following and not (taken and coming[0] in faults.TO_THE_SERVER):

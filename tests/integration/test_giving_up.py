@@ -370,6 +370,31 @@ def test_what_is_held_for_nodes_that_do_not_run_is_freed(ledger):
     assert not ledger.claim(RUN, "b", worker="w1", ttl_ms=60_000).granted, "a still holds what it holds"
 
 
+@pytest.mark.parametrize("state", ["ready", "parked", "delayed"])
+def test_a_waiting_node_that_nobody_would_find_is_found_again(ledger, state):
+    """As half a transaction leaves it, which a Redis 7.0 carries out (`store/restarts.py`)."""
+    open_run(ledger, {"a": [], "b": []}, locks={"a": ["src"], "b": ["src"]})
+    holder = claim(ledger, "a")
+    if state == "parked":
+        assert not ledger.claim(RUN, "b", worker="w1", ttl_ms=60_000).granted
+        ledger.client.zrem(keys.part(RUN, "parked"), "b")
+    elif state == "ready":
+        ledger.client.zrem(keys.part(RUN, "ready"), "b")
+    else:
+        ledger.settle(RUN, "a", holder.fence, OK)
+        ledger.requeue(RUN, "b", claim(ledger, "b").fence, reason="away", counter="troubles", delay_ms=60_000)
+        ledger.client.delete(keys.DELAYED)
+    told, _ = ledger.heal()
+    assert [what for what in told if f"b was {state} and nobody would have found it" in what]
+    validate_run(ledger, RUN)
+    validate_fleet(ledger)
+    if state == "delayed":
+        assert [run for run, _ in ledger.due()] == [RUN]
+    elif state == "parked":
+        assert ledger.settle(RUN, "a", holder.fence, OK).woken == ("b",)
+    assert ledger.heal()[0] == ()
+
+
 def test_a_running_node_that_nobody_watches_is_watched_again(ledger):
     open_run(ledger, {"a": []})
     running = claim(ledger, "a")

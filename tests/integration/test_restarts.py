@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
 import redis
 from helpers.wait import wait_until
 from helpers.weak_redis import WeakServer, weak_server
 
+from agentflow.local import server
+from agentflow.local.control import Paths
+from agentflow.local.keeper import Keeper
 from agentflow.store import keys
 from agentflow.store.restarts import renew_log
 
@@ -67,3 +76,20 @@ def test_who_keeps_no_log_is_not_asked(redis_client):
     redis_client.config_set("appendonly", "no")
     assert not renew_log(redis_client)
     assert redis_client.get(keys.SERVER) == redis_client.info("server")["run_id"]
+
+
+def test_a_private_server_has_it_at_each_start(tmp_path: Path):
+    directory = Path(tempfile.mkdtemp(prefix="aft-"))
+    socket = directory / "redis.sock"
+    (tmp_path / "logs").mkdir()
+    kept = Keeper(Paths(tmp_path, socket))
+    try:
+        kept.start()
+        for _ in range(2):
+            with server.client(socket) as client:
+                assert client.get(keys.SERVER) == client.info("server")["run_id"]
+            os.kill(kept.pid, signal.SIGKILL)
+            wait_until(kept.tend, timeout=60, what="it is started again")
+    finally:
+        kept.close()
+        shutil.rmtree(directory)

@@ -1,5 +1,6 @@
 -- Put right what nothing but a defect (or a hand in Redis) can make wrong: locks, room and reservations of nodes
--- that do not run, running nodes that nobody watches. In a ledger that is whole it changes nothing.
+-- that do not run, running nodes that nobody watches, waiting ones that nobody would find. A ledger that is whole stays
+-- as it is.
 -- ARGV: 1 '' (no run), 2 nodes of a run beyond which its nodes are not looked at one by one
 -- returns: how much was put right, what (lines); then the answer (others: what to send)
 local LOOKED_AT = tonumber(ARGV[2])
@@ -11,6 +12,22 @@ end
 
 local running = find_running()
 
+-- Where a node of a state stands, so that somebody finds it: else it would wait for ever.
+local function put_back(node, state)
+  local name = RUN_ID .. '|' .. node
+  if state == 'ready' and not redis.call('ZSCORE', part('ready'), node) then
+    redis.call('ZADD', part('ready'), NOW, node)
+  elseif state == 'delayed' and not redis.call('ZSCORE', 'af:delayed', name) then
+    redis.call('ZADD', 'af:delayed', NOW, name)
+  elseif state == 'parked' and not redis.call('ZSCORE', part('parked'), node)
+    and not redis.call('ZSCORE', part('waiting'), node) then
+    redis.call('ZADD', part('parked'), redis.call('HGET', nkey(node), 'order') or 0, node)
+  else
+    return
+  end
+  healed(node .. ' was ' .. state .. ' and nobody would have found it')
+end
+
 -- A running node without a lease is given one: the leader ends it when nobody renews that.
 local function watch(mine)
   if redis.call('SCARD', part('open')) > LOOKED_AT then return end
@@ -21,6 +38,7 @@ local function watch(mine)
       redis.call('ZADD', 'af:leases', NOW, RUN_ID .. '|' .. node .. '|' .. n[2])
       healed(node .. ' was running without a lease')
     end
+    put_back(node, n[1])
   end
 end
 
