@@ -142,16 +142,22 @@ def test_a_stream_ends_once_though_redis_was_killed_and_the_run_drained(cli: Cli
     assert len(ids) == len(set(ids))
 
 
-def test_status_of_everything_says_what_can_be_landed_and_how(cli: Cli) -> None:
-    feature(cli, {"id": "a"})
+def test_status_of_everything_says_what_can_be_landed_and_how(cli: Cli, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    feature(cli, {"id": "a", "runner": agent(f'while [ ! -e {gate} ]; do sleep 0.05; done; echo > "$1.txt"')})
     run_id = cli.run("run", "--detach").stdout.strip()
-    wait_until(lambda: cli.json("status", run_id, "--json")["state"] == "ready_to_land", timeout=40)
+    wait_until(
+        lambda: any(n["state"] == "running" for n in cli.json("status", run_id, "--json")["nodes"]),
+        timeout=40,
+    )
     told = cli.run("status").stdout
-    assert f"next: agentflow land {run_id}" in told
     assert re.search(r"workers  1 process \(1 \w+\), \d+/\d+ slots taken", told)
+    assert cli.json("status", "--json")["workers"][0]["state"] in {"idle", "working"}
+    gate.touch()
+    wait_until(lambda: cli.json("status", run_id, "--json")["state"] == "ready_to_land", timeout=40)
+    assert f"next: agentflow land {run_id}" in cli.run("status").stdout
     overview = cli.json("status", "--json")
     assert {"run": run_id, "command": f"agentflow land {run_id}"} in overview["ready_to_land"]
-    assert overview["workers"][0]["state"] in {"idle", "working"}
     assert {"fleet", "queues", "tasks", "runs", "redis", "local"} <= overview.keys()
     assert f"next: agentflow land {run_id}" in cli.run("status", run_id).stdout
     cli.run("land", run_id)
@@ -175,8 +181,8 @@ def test_the_proposal_of_a_run_with_findings_proof_a_conflict_and_a_failure(cli:
         feature(
             cli,
             {"id": "t", "acceptance": [PYTEST], "expect": "red_then_green"},
-            {"id": "a"},
-            {"id": "b", "artifacts": ["a.txt"], "runner": agent("echo more >> a.txt")},
+            {"id": "a", "runner": agent('sleep 1; echo > "$1.txt"')},
+            {"id": "b", "artifacts": ["a.txt"], "runner": agent("sleep 1; echo more >> a.txt")},
             {"id": "review", "role": "reviewer", "prompt": "Review", "output": "report", "needs": ["a"],
              "runner": reviewer},
             {"id": "bad", "runner": agent("exit 3"), "retries": 0},
